@@ -1,0 +1,304 @@
+"""I read settings, set up logs, wire the house and turn errors into exit codes.
+
+Results go to stdout, logs and progress to stderr. Each command imports its own room, so that
+`--help`, `check`, `status` and `models` never load TensorFlow.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stackd import logs
+from stackd.errors import ConfigError, StackdError
+from stackd.settings import Settings, find_config, load
+
+app = typer.Typer(
+    help="Turns sets of telescope captures into clean pictures, unattended.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="The model store.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Config = Annotated[Path | None, typer.Option("--config", help="Default: ./config.toml, else the packaged defaults.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+OnProgress = Callable[[str, str, float], None]
+
+
+def main() -> None:
+    """The `stackd` command."""
+    _exit_with_code(app)
+
+
+def train_main() -> None:
+    """The `stackd-train` command."""
+    _exit_with_code(train_app)
+
+
+@app.command()
+def run(config: Config = None) -> None:
+    """Watch the inbox and restore every complete set, until SIGTERM or SIGINT."""
+    from stackd.daemon import Daemon, make_folders
+
+    settings = _settings(config)
+    make_folders(settings)
+    logs.configure(settings.log.level, settings.folders.outbox, settings.log.keep_days)
+    daemon = Daemon(settings, reread=lambda: load(find_config(config)))
+    try:
+        daemon.run()
+    finally:
+        daemon.close()
+
+
+@app.command()
+def once(config: Config = None, as_json: AsJson = False) -> None:
+    """Restore everything that is complete now, then exit; 1 if something could not be restored."""
+    from stackd.daemon import Daemon, make_folders
+
+    settings = _settings(config)
+    make_folders(settings)
+    logs.configure(settings.log.level, settings.folders.outbox, settings.log.keep_days)
+    outcomes: list[Any] = []
+
+    def hear(outcome: Any) -> None:
+        outcomes.append(outcome)
+        where_or_why = outcome.folder or outcome.reason
+        print(json.dumps(asdict(outcome)) if as_json else f"{outcome.set_name}: {outcome.verdict}: {where_or_why}")
+
+    with _progress_bar() as on_progress:
+        daemon = Daemon(settings, hear=hear, on_progress=on_progress)
+        try:
+            daemon.once()
+            trouble = daemon.turn.inbox_trouble or daemon.turn.trouble
+        finally:
+            daemon.close()
+    if trouble or any(outcome.verdict not in ("done", "duplicate", "handed back") for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def restore(
+    paths: Annotated[list[Path], typer.Argument(help="Frames, or a folder of them.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the result; must be missing or empty.")],
+    model: Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION; default: restore.model.")] = None,
+    aligned: Annotated[bool, typer.Option("--aligned", help="The frames already lie on each other.")] = False,
+    config: Config = None,
+) -> None:
+    """Restore the given frames as one set, straight into a folder."""
+    from stackd import single
+
+    settings = _settings(config)
+    logs.configure(settings.log.level)
+    if model is not None:
+        chosen = settings.restore.model_copy(update={"model": model, "network": True})
+        settings = settings.model_copy(update={"restore": chosen})
+    with _progress_bar() as on_progress:
+        single.restore(paths, out, settings, on_progress, aligned=aligned)
+    print(out)
+
+
+@app.command()
+def check(
+    path: Annotated[Path | None, typer.Argument(help="A set's folder, or a frame.", show_default=False)] = None,
+    config: Config = None,
+) -> None:
+    """Say everything that is wrong with the config, and with a set if one is named."""
+    from stackd import inspection
+
+    settings = _settings(config)
+    logs.configure("ERROR")
+    problems = inspection.problems_of_house(settings, find_config(config))
+    if path is not None:
+        problems += inspection.problems_of_set(path, settings)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise typer.Exit(1)
+    print("nothing is wrong")
+
+
+@app.command()
+def status(config: Config = None, as_json: AsJson = False) -> None:
+    """Say which sets wait and for what, run, are done or in quarantine; the model; the disk left."""
+    from stackd import status as state
+
+    view = state.gather(_settings(config))
+    print(json.dumps(view, ensure_ascii=False) if as_json else state.as_text(view))
+
+
+@app.command()
+def retry(
+    sets: Annotated[list[str], typer.Argument(metavar="SET...", help="Names in quarantine.", show_default=False)],
+    config: Config = None,
+) -> None:
+    """Put quarantined sets back to work."""
+    from stackd.disk.ledger import Ledger
+    from stackd.jobs.delivery import try_again
+
+    settings = _settings(config)
+    if not settings.folders.state.is_dir():
+        raise ConfigError(f"{settings.folders.state}: no stackd has worked here yet, so nothing is in quarantine")
+    ledger = Ledger(settings.folders.state)
+    try:
+        unknown = try_again(settings, ledger, sets, time.time())
+    finally:
+        ledger.close()
+    for name in sets:
+        print(f"{name}: {'is not in quarantine after work' if name in unknown else 'back to work'}")
+    if unknown:
+        raise typer.Exit(1)
+
+
+@models_app.command("list")
+def models_list(config: Config = None, as_json: AsJson = False) -> None:
+    """List the versions of all models, shipped ones too."""
+    from stackd.disk import models
+
+    for one in models.list_versions(_settings(config).folders.models):
+        if as_json:
+            print(json.dumps(asdict(one) | {"path": str(one.path)}))
+        else:
+            marks = ", ".join(mark for mark in ("current", "shipped") if getattr(one, mark))
+            print(f"{one.name}@{one.version}  {one.sha256[:12]}  {marks}".rstrip())
+
+
+@models_app.command("promote")
+def models_promote(
+    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", show_default=False)], config: Config = None
+) -> None:
+    """Make a version the current one, once it has been verified."""
+    from stackd.disk import models
+
+    chosen = models.promote(_settings(config).folders.models, version)
+    print(f"{chosen.name}@{chosen.version} is current")
+
+
+@models_app.command("rollback")
+def models_rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME")] = "default", config: Config = None
+) -> None:
+    """Go back to the version that was current before."""
+    from stackd.disk import models
+
+    chosen = models.rollback(_settings(config).folders.models, name)
+    print(f"{chosen.name}@{chosen.version} is current")
+
+
+@models_app.command("verify")
+def models_verify(
+    version: Annotated[str | None, typer.Argument(metavar="[NAME[@VERSION]]", show_default=False)] = None,
+    config: Config = None,
+) -> None:
+    """Check digest, shapes and values of a version, or of all."""
+    from stackd.disk import models
+    from stackd.errors import ModelError
+
+    store = _settings(config).folders.models
+    chosen = [models.resolve(store, version)] if version else models.list_versions(store)
+    bad = 0
+    for one in chosen:
+        try:
+            models.verify(one)
+            print(f"{one.name}@{one.version}: good")
+        except ModelError as error:
+            bad += 1
+            print(f"{one.name}@{one.version}: {error}")
+    if bad or not chosen:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the night and its pictures.")] = Path("demo"),
+    config: Config = None,
+) -> None:
+    """Simulate a night, drop it into an inbox and restore it with the shipped model."""
+    with logs.without_stderr():
+        from stackd.jobs import demo as night
+    settings = _settings(config)
+    logs.configure(settings.log.level)
+    for line in night.run(out, settings):
+        print(line)
+
+
+@train_app.command()
+def train(
+    pictures: Annotated[Path | None, typer.Option(help="Clean pictures; none: simulated skies alone.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Network and recipe.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Length of the run in minutes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of data, weights and order.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    store: Annotated[Path | None, typer.Option("--out", help="Model store; default: folders.models.")] = None,
+    config: Config = None,
+) -> None:
+    """Train a model, put it into the store, and promote it if it wins on held-out skies."""
+    if steps is not None and minutes is not None:
+        raise ConfigError("--steps and --minutes both say how long to train; give one of them")
+    with logs.without_stderr():
+        from stackd.jobs import training
+    settings = _settings(config)
+    logs.configure(settings.log.level)
+    chosen = preset or settings.train.preset
+    request = training.TrainingRequest(
+        store=(store or settings.folders.models).absolute(),
+        run_folder=settings.folders.state / "training" / chosen,
+        pictures=pictures or settings.train.pictures,
+        preset=chosen,
+        steps=steps,
+        minutes=minutes or settings.train.minutes,
+        seed=settings.train.seed if seed is None else seed,
+        resume=resume,
+        keep=settings.train.keep,
+    )
+    with _progress_bar() as on_progress:
+        outcome = training.train(request, lambda at: on_progress(f"loss {at.loss:.4f}", f"step {at.step}", at.share))
+    _print_training(outcome)
+
+
+def _print_training(outcome: Any) -> None:
+    if outcome.version is None:
+        print("interrupted; go on with --resume")
+        return
+    verdict = "promoted" if outcome.promoted else "not promoted: the current model is better on held-out skies"
+    print(f"{outcome.version.name}@{outcome.version.version}: {verdict}")
+    for key, value in outcome.scores.items():
+        before = f"  (current: {outcome.current_scores[key]:.4g})" if outcome.current_scores else ""
+        print(f"  {key} {value:.4g}{before}")
+
+
+def _settings(config: Path | None) -> Settings:
+    return load(find_config(config))
+
+
+@contextmanager
+def _progress_bar() -> Iterator[OnProgress]:
+    """A bar on stderr where a person looks at it, nothing elsewhere."""
+    if not sys.stderr.isatty() or logs.under_systemd():
+        yield lambda set_name, step, fraction: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    words = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn()
+    with Progress(*words, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("waits for files to settle", total=1.0)
+        yield lambda set_name, step, share: bar.update(task, completed=share, description=f"{set_name}: {step}")
+
+
+def _exit_with_code(command: typer.Typer) -> None:
+    try:
+        command()
+    except StackdError as error:
+        for line in str(error).splitlines():
+            print(f"stackd: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)

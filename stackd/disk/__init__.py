@@ -1,0 +1,1 @@
+"""F3: all that touches the file system. Receives paths; knows no settings and no jobs."""

@@ -1,0 +1,37 @@
+"""A training run's state on disk: one file, replaced by rename, so that a kill leaves the old or the new one."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stackd.errors import ConfigError
+
+NAME = "checkpoint.npz"
+
+
+def save(folder: Path, state: dict[str, NDArray[Any]]) -> None:
+    """Write the state into `folder` (made if missing)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{NAME}.tmp"
+    with unfinished.open("wb") as file:
+        np.savez(file, **state)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(folder / NAME)
+
+
+def load(folder: Path) -> dict[str, NDArray[Any]]:
+    """The last saved state. Raises ConfigError where there is none."""
+    path = folder / NAME
+    if not path.is_file():
+        raise ConfigError(f"{path}: no interrupted training to resume; start without --resume")
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def remove(folder: Path) -> None:
+    """Forget a run that has ended."""
+    (folder / NAME).unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+"""Clean pictures to train on: which files of a folder are usable, and one of them as an array.
+
+Takes a folder, returns paths and (H, W, 3) arrays in 0..1; what is left out is named with its reason.
+Knows nothing of training, and of captures least of all: those are read by reader.py.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from stackd.errors import ConfigError, SetError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+SMALLEST_PX = 96  # a side shorter than a training crop teaches nothing
+LARGEST_PX = 150_000_000  # beyond it decoding may take all of the memory
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file that is not trained on, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """The usable pictures of a folder, by path, and the files that are not."""
+
+    paths: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """All picture files in a folder and the folders in it, by their suffix, in order of path; hidden ones not.
+
+    Raises ConfigError where the folder is missing or holds none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; name one with clean pictures")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not found:
+        raise ConfigError(f"{folder}: holds no picture ({', '.join(SUFFIXES)}); name a folder with clean ones")
+    return found
+
+
+def survey(paths: Sequence[Path]) -> Gallery:
+    """Sort out what cannot be trained on: unreadable or tiny pictures, and second copies of one.
+
+    Decodes each file once and keeps none of them.
+    """
+    usable: list[Path] = []
+    left_out: list[LeftOut] = []
+    first_with: dict[str, Path] = {}
+    for path in paths:
+        try:
+            picture = read_picture(path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except (SetError, OSError) as error:
+            left_out.append(LeftOut(path, str(error)))
+            continue
+        if min(picture.shape[:2]) < SMALLEST_PX:
+            size = f"{picture.shape[1]} x {picture.shape[0]} px"
+            left_out.append(LeftOut(path, f"{size}: a side is shorter than {SMALLEST_PX} px"))
+        elif digest in first_with:
+            left_out.append(LeftOut(path, f"the same file as {first_with[digest]}"))
+        else:
+            first_with[digest] = path
+            usable.append(path)
+    return Gallery(tuple(usable), tuple(left_out))
+
+
+def read_picture(path: Path) -> NDArray[np.float32]:
+    """A picture as (H, W, 3), R G B in 0..1 of full scale, turned upright, on black where it is transparent.
+
+    Raises SetError for a file that is no picture, is cut short or is too large.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > LARGEST_PX:
+                reason = f"{picture.width} x {picture.height} px is more than {LARGEST_PX} px"
+                raise SetError(reason, file=str(path), remedy="make it smaller")
+            return _as_rgb(ImageOps.exif_transpose(picture))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow raises SyntaxError and ValueError, too, for damaged files
+        reason = f"cannot be read as a picture: {error}"
+        raise SetError(reason, file=str(path), remedy="replace or remove it") from error
+
+
+def _as_rgb(picture: Image.Image) -> NDArray[np.float32]:
+    if picture.mode in ("I;16", "I;16L", "I;16B", "I", "F"):  # Pillow would cut these at 255
+        grey = np.asarray(picture, np.float32)
+        full_scale = 65535.0 if picture.mode != "F" else max(float(grey.max()), 1e-12)
+        return np.repeat(np.clip(grey / full_scale, 0, 1)[..., None], 3, axis=2).astype(np.float32)
+    if picture.has_transparency_data:
+        black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+        picture = Image.alpha_composite(black, picture.convert("RGBA"))
+    return np.asarray(picture.convert("RGB"), np.float32) / np.float32(255)

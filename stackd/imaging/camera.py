@@ -1,0 +1,179 @@
+"""A simulated night: atmosphere, telescope and camera turn a sky into frames, with all that goes wrong.
+
+Seeing that differs by frame, tracking drift, coma and defocus, transparency, cloud, gradients, photon and read
+noise, hot pixels, cosmic rays, satellite trails, saturation, Bayer mosaics. Lengths in px, light in
+electrons, frames out in ADU. Everything random comes from the `rng` handed in. Frames look onto the
+sky's own grid: pixel (y, x) of frame 0 is pixel (y, x) of the sky.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import j1
+
+from stackd.imaging.psf import Psf, frequencies
+from stackd.imaging.skies import Sky, blur, splat, splat_otf
+
+Image = NDArray[np.float32]
+BAYER_BANDS = {"RGGB": ((0, 1), (1, 2)), "GRBG": ((1, 0), (2, 1)), "GBRG": ((1, 2), (0, 1)), "BGGR": ((2, 1), (1, 0))}
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """What a whole set has in common, and the ranges its frames are drawn from."""
+
+    frames: int = 8
+    fwhm_px: tuple[float, float] = (2.3, 4.2)
+    beta: tuple[float, float] = (2.5, 4.5)
+    ellipticity: tuple[float, float] = (0.0, 0.15)
+    drift_px: float = 0.0  # length of the line that tracking errors draw, 1 sigma
+    defocus_chance: float = 0.0
+    coma_chance: float = 0.0
+    shift_px: float = 12.0
+    rotation_deg: float = 1.0
+    transparency: tuple[float, float] = (0.75, 1.0)
+    sky: tuple[float, float] = (150.0, 600.0)
+    gradient: float = 0.15  # of the sky, edge to edge
+    read_noise: float = 5.0
+    electrons_per_adu: float = 1.0
+    offset_adu: float = 300.0
+    saturation_adu: float = 65535.0
+    hot_pixels: float = 2e-4  # fraction
+    cosmic_rays_per_mpx: float = 4.0
+    trail_chance: float = 0.0
+    cloud_chance: float = 0.0
+    bayer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One frame and what is true of it.
+
+    `pixels` in ADU: (H, W) of a mono or Bayer camera, (3, H, W) of one that sees three bands at once;
+    `matrix` (2, 3) maps its px to the sky's grid.
+    """
+
+    pixels: Image
+    matrix: NDArray[np.float64]
+    psf: Psf  # the round-about truth: seeing without drift, coma and defocus
+    transparency: float
+    sky_adu: float
+    cloudy: bool
+    trail: bool
+
+
+def expose(sky: Sky, night: Night, rng: np.random.Generator) -> list[Exposure]:
+    """A set of frames of one sky. The first one's pose is the identity."""
+    shape = sky.diffuse.shape[1:]
+    hot = (rng.random(shape) < night.hot_pixels) * rng.exponential(3000, shape)
+    return [_one_frame(sky, night, hot, rng, first=k == 0) for k in range(night.frames)]
+
+
+def _one_frame(sky: Sky, night: Night, hot, rng, first: bool) -> Exposure:
+    shape = sky.diffuse.shape[1:]
+    matrix = np.eye(2, 3) if first else _pose(shape, night, rng)
+    psf = Psf(*(rng.uniform(*r) for r in (night.fwhm_px, night.beta, night.ellipticity)), rng.uniform(0, np.pi))
+    otf = psf.otf(shape) * _aberrations(shape, night, rng)
+    transparency, level = rng.uniform(*night.transparency), rng.uniform(*night.sky)
+    cloudy = rng.random() < night.cloud_chance
+    if cloudy:
+        transparency, level = transparency * rng.uniform(0.2, 0.5), level * rng.uniform(1.5, 3)
+    light = _through_filters(sky, night, matrix, otf) * transparency
+    ground = level * (1 + _tilt(shape, night.gradient, rng))
+    electrons = rng.poisson(np.maximum(light + ground, 0)).astype(np.float32)
+    electrons += rng.normal(0, night.read_noise, light.shape).astype(np.float32) + hot.astype(np.float32)
+    for plane in electrons:
+        _cosmic_rays(plane, night.cosmic_rays_per_mpx, rng)
+    trail = rng.random() < night.trail_chance
+    if trail:
+        electrons += _trail(shape, rng, transparency)
+    adu = np.round(electrons / night.electrons_per_adu + night.offset_adu)
+    pixels = np.clip(adu, 0, night.saturation_adu).astype(np.float32)
+    pixels = pixels if len(pixels) > 1 else pixels[0]
+    return Exposure(pixels, matrix, psf, transparency, level / night.electrons_per_adu, cloudy, trail)
+
+
+def _pose(shape, night: Night, rng) -> NDArray[np.float64]:
+    """A random frame-to-sky transform: turn about the middle, then shift."""
+    turn = np.deg2rad(rng.uniform(-night.rotation_deg, night.rotation_deg))
+    c, s = np.cos(turn), np.sin(turn)
+    middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
+    rotation = np.array([[c, -s], [s, c]])
+    shift = middle - rotation @ middle + rng.uniform(-night.shift_px, night.shift_px, 2)
+    return np.column_stack([rotation, shift])
+
+
+def _aberrations(shape, night: Night, rng) -> NDArray[np.complex128]:
+    """Transfer function of what is not a Moffat: drift (a line), defocus (a disc), coma (a growing tail)."""
+    ky, kx = frequencies(shape)
+    otf = np.ones((shape[0], shape[1] // 2 + 1), complex)
+    angle = rng.uniform(0, np.pi)
+    along = ky * np.sin(angle) + kx * np.cos(angle)
+    length_px = abs(rng.normal(0, night.drift_px)) if night.drift_px else 0.0
+    otf *= np.sinc(length_px * along)
+    if rng.random() < night.defocus_chance:
+        k = 2 * np.pi * rng.uniform(0.8, 2.2) * np.hypot(ky, kx) + 1e-9
+        otf *= 2 * j1(k) / k
+    if rng.random() < night.coma_chance:
+        reach_px = rng.uniform(0.5, 2.0)
+        steps = np.arange(4)
+        weights = np.exp(-steps / 1.2)
+        tail = sum(
+            w * np.exp(-2j * np.pi * reach_px * n * along - 2 * (0.4 * n * np.pi) ** 2 * (ky**2 + kx**2) / 4)
+            for n, w in zip(steps, weights / weights.sum())
+        )
+        # a tail moves the centre of light; the frame's pose is that of the centre
+        otf *= tail * np.exp(2j * np.pi * reach_px * along * float(steps @ weights / weights.sum()))
+    return otf
+
+
+def _through_filters(sky: Sky, night: Night, matrix, otf) -> Image:
+    """The light (planes, H, W) that falls on the pixels: each band, or one plane under a Bayer mosaic."""
+    shape = sky.diffuse.shape[1:]
+    inverse = cv2.invertAffineTransform(matrix)
+    x, y = inverse[:, :2] @ np.stack([sky.x, sky.y]) + inverse[:, 2:]
+    light = []
+    for band, flux in zip(sky.diffuse, sky.flux):
+        moved = cv2.warpAffine(
+            band, matrix, shape[::-1], flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
+        )
+        light.append(blur(moved, otf) + blur(splat(shape, x, y, flux), otf / splat_otf(shape)))
+    if not night.bayer:
+        return np.array(light)
+    mosaic = np.empty(shape, np.float32)
+    for i, row in enumerate(BAYER_BANDS[night.bayer]):
+        for j, band in enumerate(row):
+            mosaic[i::2, j::2] = light[band][i::2, j::2]
+    return mosaic[None]
+
+
+def _tilt(shape, gradient: float, rng) -> Image:
+    slope = rng.uniform(-gradient, gradient, 2)
+    y, x = np.linspace(-0.5, 0.5, shape[0])[:, None], np.linspace(-0.5, 0.5, shape[1])[None, :]
+    return (slope[0] * y + slope[1] * x).astype(np.float32)
+
+
+def _cosmic_rays(electrons: Image, per_mpx: float, rng) -> None:
+    """Short bright tracks, added in place."""
+    height, width = electrons.shape
+    for _ in range(rng.poisson(per_mpx * height * width / 1e6)):
+        angle, steps = rng.uniform(0, np.pi), np.arange(0, rng.exponential(4) + 0.5, 0.5)
+        rows = (rng.uniform(0, height) + steps * np.sin(angle)).astype(int)
+        columns = (rng.uniform(0, width) + steps * np.cos(angle)).astype(int)
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        energy = np.exp(rng.uniform(np.log(150), np.log(8000)))
+        np.add.at(electrons, (rows[inside], columns[inside]), energy * rng.uniform(0.3, 1, inside.sum()))
+
+
+def _trail(shape, rng, transparency: float) -> Image:
+    """A satellite's or a plane's straight trail across the frame (H, W), sometimes blinking."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    angle, away = rng.uniform(0, np.pi), rng.uniform(-0.45, 0.45) * min(shape)
+    x, y = x - shape[1] / 2, y - shape[0] / 2
+    distance = x * np.sin(angle) - y * np.cos(angle) - away
+    profile = np.exp(-0.5 * (distance / rng.uniform(0.7, 2.5)) ** 2)
+    if rng.random() < 0.2:
+        profile *= np.sin((x * np.cos(angle) + y * np.sin(angle)) / rng.uniform(4, 20)) > 0
+    return (np.exp(rng.uniform(np.log(50), np.log(3000))) * transparency * profile).astype(np.float32)

@@ -1,0 +1,68 @@
+"""The restored picture held against the plain stack: seen through the stack's own blur, both must agree.
+
+What the stack has and the re-blurred picture lacks, or the other way round, was lost or invented. Takes planes (H, W)
+of one band on one grid and unit; unseen pixels are NaN in the stack.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from stackd.imaging.fuse import PAD_PX, padded, padded_shape
+from stackd.imaging.psf import Psf, target_otf
+
+Image = NDArray[np.float32]
+REGULARISATION = 1e-3
+APERTURE_PX = 5.0
+RING_PX = (8.0, 11.0)
+LEAST_STARS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FluxCheck:
+    """Star fluxes after against before, in magnitudes: median change, robust scatter, number of stars."""
+
+    change_mag: float
+    scatter_mag: float
+    stars: int
+
+
+def reblurred(image: Image, psfs: tuple[Psf, ...], weights: NDArray[np.float64], target_fwhm_px: float) -> Image:
+    """The restored picture as the plain stack would show it: from the target star width to the frames' mean PSF."""
+    shape = padded_shape(image.shape)
+    otf = sum(w * p.otf(shape) for w, p in zip(weights / weights.sum(), psfs))
+    target = target_otf(shape, target_fwhm_px)
+    kernel = (otf * target * (1 + REGULARISATION) / (target**2 + REGULARISATION)).astype(np.complex64)
+    out = fft.irfft2(fft.rfft2(padded(np.nan_to_num(image), shape)) * kernel, shape)
+    return out[PAD_PX : PAD_PX + image.shape[0], PAD_PX : PAD_PX + image.shape[1]].astype(np.float32)
+
+
+def check_fluxes(
+    stack: Image, seen_again: Image, x: NDArray[np.float64], y: NDArray[np.float64], flux: NDArray[np.float64]
+) -> FluxCheck | None:
+    """How the light around stars at x, y (px) with these fluxes differs between the plain stack and the picture
+    re-blurred to it; None with too few stars."""
+    height, width = stack.shape
+    reach = RING_PX[1] + 1
+    inside = (x > reach) & (y > reach) & (x < width - 1 - reach) & (y < height - 1 - reach)
+    rows, columns = np.round(y[inside]).astype(int), np.round(x[inside]).astype(int)
+    change = cv2.filter2D(np.nan_to_num(seen_again - stack), -1, _aperture())[rows, columns]
+    ratio = 1 + change / flux[inside]
+    usable = np.isfinite(stack[rows, columns]) & (ratio > 0)
+    if usable.sum() < LEAST_STARS:
+        return None
+    magnitudes = -2.5 * np.log10(ratio[usable])
+    middle = float(np.median(magnitudes))
+    return FluxCheck(middle, float(1.4826 * np.median(np.abs(magnitudes - middle))), int(usable.sum()))
+
+
+def _aperture() -> Image:
+    """A kernel that sums a disc and takes off the mean of a ring around it."""
+    reach = int(RING_PX[1])
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    radius = np.hypot(x, y)
+    disc, ring = radius <= APERTURE_PX, (radius >= RING_PX[0]) & (radius <= RING_PX[1])
+    return (disc - ring * (disc.sum() / ring.sum())).astype(np.float32)

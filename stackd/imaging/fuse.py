@@ -1,0 +1,114 @@
+"""Many frames into one small bank of maps, whatever their number and order, without loss for the network.
+
+With known PSFs and sky-limited noise, frames Y_k with transfer functions H_k and noise s_k
+compress without loss into sum conj(H) Y / s^2 and sum |H|^2 / s^2 (Zackay & Ofek 2017). From these
+two come Wiener estimates of the sky at the target star width, from sharp and noisy to soft and quiet,
+and the matched-filter significance. Knows nothing of networks; frames must lie on one grid.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from stackd.imaging.psf import Psf, target_otf
+from stackd.imaging.quality import pixel_noise
+from stackd.imaging.stack import Stack
+
+Image = NDArray[np.float32]
+
+# Regularisation of the Wiener maps relative to the power at zero frequency: from nearly full
+# deconvolution to little more than smoothing.
+REGULARISATIONS = (0.001, 0.02, 0.3)
+PAD_PX = 40  # mirrored at the edges so that the transform's wrap-around stays outside
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """What the network sees of one band; planes are (H, W).
+
+    `plain` is the clipped mean, `wiener` (M, H, W) the estimates at target width, both in units of
+    `unit_adu` (the stack's sky noise where all frames overlap); `score` the matched filter in sigma;
+    `spread` the frames' scatter in sigma; `depth` the local noise over `unit_adu`. `conditions` (C,) are facts of the
+    whole picture: logs of the star widths and of each map's noise.
+    """
+
+    plain: Image
+    wiener: Image
+    score: Image
+    spread: Image
+    depth: Image
+    unit_adu: float
+    conditions: NDArray[np.float32]
+
+
+CONDITIONS = 3 + 1 + len(REGULARISATIONS)
+
+
+def fuse(
+    frames: Image, noise_adu: NDArray[np.float64], stack: Stack, psfs: tuple[Psf, ...] | None, target_fwhm_px: float
+) -> Bank:
+    """The bank of one band from (N, H, W) frames, their sky noise (N,) and their PSFs on this grid.
+
+    Without PSFs (no stars to measure them on) the Wiener maps are the plain stack itself. Samples that the stack left
+    out are taken from its mean. Pixels that no frame saw are NaN in no map: they hold 0.
+    """
+    unit = float(np.nanmin(stack.noise))
+    plain = np.nan_to_num(stack.mean) / unit
+    depth = np.nan_to_num(stack.noise / unit, nan=1.0)
+    if psfs is None:
+        wiener = np.repeat(plain[None], len(REGULARISATIONS), 0)
+        score, widths = plain, (target_fwhm_px, target_fwhm_px)
+    else:
+        wiener, score = _wiener(frames, noise_adu, stack, psfs, target_fwhm_px)
+        wiener /= unit
+        widths = _mean_width(psfs, noise_adu), min(p.fwhm_px for p in psfs)
+    conditions = [np.log(w / target_fwhm_px) for w in widths] + [float(psfs is None)]
+    conditions += [np.log(max(pixel_noise(m), 1e-3)) for m in (plain, *wiener)]
+    spread = np.nan_to_num(stack.spread, nan=1.0)
+    parts = (plain, wiener, score, spread, depth)
+    return Bank(*(p.astype(np.float32) for p in parts), unit, np.array(conditions, np.float32))
+
+
+def _mean_width(psfs: tuple[Psf, ...], noise_adu: NDArray[np.float64]) -> float:
+    """FWHM (px) of the plain stack's stars: the frames' own by their weights in it."""
+    return float(np.average([p.fwhm_px for p in psfs], weights=noise_adu**-2.0))
+
+
+def _wiener(frames, noise_adu, stack: Stack, psfs, target_fwhm_px: float) -> tuple[Image, Image]:
+    """Wiener maps (M, H, W) in the frames' unit and the matched-filter map (H, W) in sigma."""
+    height, width = frames.shape[1:]
+    shape = padded_shape((height, width))
+    numerator = np.zeros((shape[0], shape[1] // 2 + 1), np.complex64)
+    power = np.zeros(numerator.shape, np.float32)
+    fill = np.nan_to_num(stack.mean)
+    for k, frame in enumerate(frames):
+        filled = np.where(stack.good[k], frame, fill)
+        otf = psfs[k].otf(shape).astype(np.complex64)
+        numerator += np.conj(otf) * fft.rfft2(padded(filled, shape)) / np.float32(noise_adu[k] ** 2)
+        power += np.abs(otf) ** 2 / np.float32(noise_adu[k] ** 2)
+    target = target_otf(shape, target_fwhm_px).astype(np.float32)
+    window = (slice(PAD_PX, PAD_PX + height), slice(PAD_PX, PAD_PX + width))
+    full = power[0, 0]
+    wiener = [
+        fft.irfft2(numerator * target * (1 + r) / (power + r * full), shape)[window] for r in REGULARISATIONS
+    ]
+    # mean of |H|^2 over the whole plane: rfft2 holds the inner columns once where fft2 has them twice
+    doubled = power[:, 1 : (shape[1] + 1) // 2].sum(dtype=float)
+    mean_power = (power.sum(dtype=float) + doubled) / (shape[0] * shape[1])
+    score = fft.irfft2(numerator, shape)[window] / np.sqrt(mean_power)
+    return np.array(wiener, np.float32), score.astype(np.float32)
+
+
+def padded_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """A shape with PAD_PX or more to spare on each side that transforms fast."""
+    height, width = (fft.next_fast_len(n + 2 * PAD_PX, real=True) for n in shape)
+    return height, width
+
+
+def padded(image: Image, shape: tuple[int, int]) -> Image:
+    """The image at (PAD_PX, PAD_PX) in a plane of this shape, mirrored around as far as it reaches."""
+    after = [n - have - PAD_PX for n, have in zip(shape, image.shape)]
+    mode = "symmetric" if min(image.shape) >= max(PAD_PX, *after) else "edge"
+    return np.pad(image, ((PAD_PX, after[0]), (PAD_PX, after[1])), mode=mode)

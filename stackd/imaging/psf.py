@@ -1,0 +1,207 @@
+"""Point-spread functions: an elliptical Moffat profile, its transfer function, and its fit to stars.
+
+Lengths in pixels. Profiles are integrated over pixels, as a camera does. The Moffat profile follows
+Moffat (1969); fitting all stars of a frame with one shape follows PSF photometry since Stetson (1987).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
+from scipy.optimize import least_squares
+from scipy.spatial import cKDTree
+
+FWHM_PER_SIGMA = 2.354820045
+STAMP_RADIUS_PX = 32  # beyond it a Moffat's wings hold under 1 % of the light
+SUBSAMPLES = 5  # per pixel and axis, where a profile is integrated over pixels
+DEFAULT_BETA = 3.0  # of long exposures through the atmosphere (Trujillo et al. 2001 give 2.5 to 4.8)
+LEAST_STARS = 3
+ROUNDS = 3
+NEIGHBOUR_SIGMA = 2.5
+REACH_FWHM = 2.0  # pixels farther from the centre tell less of the wings than of the neighbours
+SHARP_QUANTILE, SHARP_WITHIN = 0.2, 1.3  # knots of nebula and galaxies are wider than the sharpest by more
+FEW_STARS = 6  # fewer cannot tell the wings from the core: beta is then not fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Psf:
+    """An elliptical Moffat star of unit flux. `ellipticity` is 1 - b/a, `angle_rad` that of the long axis from +x."""
+
+    fwhm_px: float
+    beta: float = DEFAULT_BETA
+    ellipticity: float = 0.0
+    angle_rad: float = 0.0
+    stars: int = 0  # that it was measured on; 0: assumed
+
+    def stamp(self, radius_px: int = STAMP_RADIUS_PX) -> NDArray[np.float64]:
+        """The star on (2 r + 1, 2 r + 1) pixels, centred, unit sum."""
+        fine = np.arange((2 * radius_px + 1) * SUBSAMPLES)
+        fine = (fine - (len(fine) - 1) / 2) / SUBSAMPLES
+        profile = self._profile(fine[None, :], fine[:, None])
+        size = 2 * radius_px + 1
+        binned = profile.reshape(size, SUBSAMPLES, size, SUBSAMPLES).sum((1, 3))
+        return binned / binned.sum()
+
+    def otf(self, shape: tuple[int, int]) -> NDArray[np.complex128]:
+        """Transfer function for rfft2 of images of this shape: (H, W // 2 + 1), 1 at zero frequency."""
+        return transfer(self.stamp(min(STAMP_RADIUS_PX, (min(shape) - 1) // 2)), shape)
+
+    def at(self, dx: NDArray[np.float64], dy: NDArray[np.float64], radius_px: int) -> NDArray[np.float64]:
+        """Stars of unit total flux, wings to infinity counted, whose centres lie dx, dy (n,) px off the middle of
+        (n, 2 r + 1, 2 r + 1) stamps."""
+        sub = (np.arange(3) - 1) / 3
+        grid = np.arange(-radius_px, radius_px + 1)
+        fine = (grid[:, None] + sub).ravel()
+        values = self._profile(fine[None, None, :] - dx[:, None, None], fine[None, :, None] - dy[:, None, None])
+        whole = np.pi * self._alpha_px**2 / (self.beta - 1)
+        return values.reshape(-1, len(grid), 3, len(grid), 3).mean((2, 4)) / whole
+
+    def share_within(self, radius_px: float) -> float:
+        """Share of a star's light that falls within this distance of its centre."""
+        return 1 - (1 + (radius_px / self._alpha_px) ** 2) ** (1 - self.beta)
+
+    @property
+    def _alpha_px(self) -> float:
+        """Moffat's core radius."""
+        return self.fwhm_px / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
+
+    def _profile(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Unnormalised Moffat value at offsets x, y (px)."""
+        c, s = np.cos(self.angle_rad), np.sin(self.angle_rad)
+        squeeze = np.sqrt(1 - self.ellipticity)
+        along, across = (c * x + s * y) * squeeze, (c * y - s * x) / squeeze
+        return (1 + (along**2 + across**2) / self._alpha_px**2) ** -self.beta
+
+
+def transfer(stamp: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.complex128]:
+    """rfft2 of a centred odd-sized stamp laid on an image of this shape with its centre at pixel (0, 0)."""
+    plane = np.zeros(shape)
+    height, width = stamp.shape
+    plane[:height, :width] = stamp
+    return np.fft.rfft2(np.roll(plane, (-(height // 2), -(width // 2)), (0, 1)))
+
+
+def frequencies(shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Spatial frequencies (ky (H, 1), kx (1, W // 2 + 1)) of rfft2, in cycles per pixel."""
+    return np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :]
+
+
+def gaussian_otf(shape: tuple[int, int], fwhm_px: float) -> NDArray[np.float64]:
+    """Transfer function of a Gaussian of this width, not integrated over pixels."""
+    ky, kx = frequencies(shape)
+    sigma_px = fwhm_px / FWHM_PER_SIGMA
+    return np.exp(-2 * np.pi**2 * sigma_px**2 * (ky**2 + kx**2))
+
+
+def target_otf(shape: tuple[int, int], fwhm_px: float) -> NDArray[np.float64]:
+    """What a restored star looks like: a round Gaussian of this width, integrated over pixels."""
+    ky, kx = frequencies(shape)
+    return gaussian_otf(shape, fwhm_px) * np.sinc(ky) * np.sinc(kx)
+
+
+def fit_psf(
+    image: NDArray[np.float32],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    flux: NDArray[np.float64],
+    noise_adu: float,
+    *,
+    peak_below_adu: float = np.inf,
+    radius_px: int = 9,
+    most_stars: int = 40,
+) -> Psf | None:
+    """The one Moffat shape that fits the bright lonely stars of a sky-subtracted image (H, W).
+
+    x, y, flux are positions (px) and fluxes of its stars. Stars whose peak reaches `peak_below_adu`
+    (saturation) or that touch unseen pixels are passed over. None where fewer than three are left
+    or the fit runs to a bound, which means that they were no stars.
+    """
+    stamps, offsets = _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, 3 * most_stars)
+    if len(stamps) < LEAST_STARS:
+        return None
+    sharp = _sharp_ones(stamps)[:most_stars]
+    stamps, offsets = stamps[sharp], offsets[sharp]
+    if len(stamps) < LEAST_STARS:
+        return None
+    guess_px = _half_light_guess(stamps, radius_px)
+    cut = max(0, radius_px - max(5, round(REACH_FWHM * guess_px)))
+    stamps = stamps[:, cut : stamps.shape[1] - cut, cut : stamps.shape[2] - cut]
+    free_beta = len(stamps) >= FEW_STARS
+    low = [1.0, -0.5, -0.5] + [1.8] * free_beta
+    high = [2.0 * radius_px, 0.5, 0.5] + [10.0] * free_beta
+    start = [guess_px, 0.01, 0.01] + [DEFAULT_BETA] * free_beta
+
+    clean = np.ones(stamps.shape, bool)
+    for _ in range(ROUNDS):
+
+        def misfit(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+            return _residuals(_shape(terms), stamps, offsets, clean, noise_adu)
+
+        found = least_squares(misfit, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=40)
+        start = found.x
+        # faint neighbours would pass for wings: what stands out goes, with the pixels around it
+        stands_out = (misfit(found.x) > NEIGHBOUR_SIGMA).reshape(stamps.shape)
+        clean = ~binary_dilation(stands_out, np.ones((1, 3, 3), bool))
+    psf = _shape(found.x, len(stamps))
+    at_bound = psf.fwhm_px > 0.98 * high[0] or psf.fwhm_px < 1.02 * low[0]
+    return None if at_bound else psf
+
+
+def _shape(terms: NDArray[np.float64], stars: int = 0) -> Psf:
+    """Fit terms (fwhm, e cos 2a, e sin 2a[, beta]) as a Psf; the two e terms have no seam at angle 0."""
+    ellipticity = min(float(np.hypot(terms[1], terms[2])), 0.7)
+    angle = 0.5 * float(np.arctan2(terms[2], terms[1]))
+    beta = float(terms[3]) if len(terms) > 3 else DEFAULT_BETA
+    return Psf(float(terms[0]), beta, ellipticity, angle, stars)
+
+
+def _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, most_stars):
+    """Cut-outs (n, size, size) of stars without a bright neighbour, and their sub-pixel offsets (n, 2)."""
+    tree = cKDTree(np.stack([x, y], 1)) if len(x) else None
+    stamps, offsets = [], []
+    for i in np.argsort(-flux):
+        if len(stamps) == most_stars:
+            break
+        column, row = int(round(x[i])), int(round(y[i]))
+        rivals = [j for j in tree.query_ball_point((x[i], y[i]), 1.4 * radius_px) if j != i]
+        if flux[rivals].sum() > 0.03 * flux[i]:
+            continue
+        if not (radius_px <= row < image.shape[0] - radius_px and radius_px <= column < image.shape[1] - radius_px):
+            continue
+        stamp = image[row - radius_px : row + radius_px + 1, column - radius_px : column + radius_px + 1]
+        middle = stamp[radius_px - 2 : radius_px + 3, radius_px - 2 : radius_px + 3]
+        if np.isfinite(stamp).all() and 15 * noise_adu < middle.max() < peak_below_adu:
+            stamps.append(stamp.astype(np.float64))
+            offsets.append((x[i] - column, y[i] - row))
+    return np.array(stamps), np.array(offsets)
+
+
+def _sharp_ones(stamps) -> NDArray[np.intp]:
+    """Indices of the stamps that are as narrow as stars: light over peak, a width that noise hardly moves."""
+    level = np.median(np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], 1), 1)
+    middle = stamps.shape[1] // 2
+    core = stamps[:, middle - 5 : middle + 6, middle - 5 : middle + 6] - level[:, None, None]
+    peak = core[:, 4:7, 4:7].mean((1, 2))
+    width = np.sqrt(np.maximum(core.sum((1, 2)), 0) / np.maximum(peak, 1e-9))
+    return np.nonzero(width <= SHARP_WITHIN * np.quantile(width, SHARP_QUANTILE))[0]
+
+
+def _half_light_guess(stamps, radius_px: int) -> float:
+    """FWHM (px) from the area above half of the peak of the mean star."""
+    mean = np.mean([s / s.max() for s in stamps], axis=0)
+    return float(np.clip(2 * np.sqrt((mean > 0.5).sum() / np.pi), 1.2, 1.8 * radius_px))
+
+
+def _residuals(psf: Psf, stamps, offsets, clean, noise_adu: float) -> NDArray[np.float64]:
+    """(stamp - best flux and level of the model) in sigma, 0 where not clean; flux and level are solved in closed form."""
+    model = psf.at(offsets[:, 0], offsets[:, 1], stamps.shape[1] // 2).reshape(len(stamps), -1)
+    data, clean = stamps.reshape(len(stamps), -1), clean.reshape(len(stamps), -1)
+    count = np.maximum(clean.sum(1, keepdims=True), 1)
+    model_level, data_level = ((clean * v).sum(1, keepdims=True) / count for v in (model, data))
+    centred = model - model_level
+    scale = (clean * centred * data).sum(1) / np.maximum((clean * centred**2).sum(1), 1e-12)
+    residual = clean * (data - data_level - scale[:, None] * centred)
+    # a bright star's shape is known only to about 2 % of its peak: without that floor one star would decide
+    floor = 0.02 * np.maximum(scale, 0) * model.max(1)
+    return (residual / np.hypot(noise_adu, floor)[:, None]).ravel()

@@ -1,0 +1,75 @@
+"""`stackd check`: everything that would keep this configuration, or one set, from being restored.
+
+Takes settings that are valid by themselves and looks at the machine: folders, disks, the model, and
+the frames of a set where one is named. Changes nothing and loads no network.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from stackd.disk import models, outbox
+from stackd.disk.lock import NETWORK_FILESYSTEMS, filesystem_of
+from stackd.errors import ModelError, StackdError
+from stackd.jobs.runner import SerialRunner
+from stackd.jobs.worker import Work
+from stackd.settings import Settings
+from stackd.single import find_frames
+
+
+def problems_of_house(settings: Settings, config: Path | None) -> list[str]:
+    """Every problem of the folders, the disks, the model and the config file itself, one sentence each."""
+    return [*_config_problems(config), *_folder_problems(settings), *_model_problems(settings)]
+
+
+def problems_of_set(path: Path, settings: Settings) -> list[str]:
+    """Every problem of the frames in a folder, or of one frame."""
+    runner = SerialRunner(Work(), lambda digest: None, lambda *step: None)
+    try:
+        return [str(problem) for problem in find_frames([path], settings, runner).problems]
+    except StackdError as error:
+        return [str(error)]
+
+
+def _config_problems(config: Path | None) -> Iterator[str]:
+    if config is not None and config.stat().st_mode & stat.S_IWOTH:
+        yield f"{config}: everybody may write to it, and it names commands that stackd runs; chmod o-w it"
+
+
+def _folder_problems(settings: Settings) -> Iterator[str]:
+    folders = settings.folders
+    if not folders.inbox.is_dir():
+        yield f"folders.inbox ({folders.inbox}) is not there; make it, or mount it"
+    elif not os.access(folders.inbox, os.R_OK | os.X_OK):
+        yield f"folders.inbox ({folders.inbox}) may not be read by this user"
+    archive = ("archive",) if settings.set.after == "archive" else ()
+    for name in ("outbox", "quarantine", "state", *archive):
+        folder = getattr(folders, name)
+        above = _nearest_there(folder)
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            yield f"folders.{name} ({folder}) cannot be written by this user"
+        elif name in ("outbox", "state") and outbox.free_mb(above) < settings.limits.min_free_mb:
+            left_mb = outbox.free_mb(above)
+            yield f"folders.{name} ({folder}): {left_mb:.0f} MB left, below limits.min_free_mb; free some space"
+    if settings.set.after == "archive" and not os.access(folders.inbox, os.W_OK):
+        yield f'set.after = "archive" moves frames, but folders.inbox ({folders.inbox}) may not be written by this user'
+    kind = filesystem_of(_nearest_there(folders.state))
+    if kind in NETWORK_FILESYSTEMS:
+        yield f"folders.state ({folders.state}) lies on {kind}, a network disk; name a folder on a local one"
+    kind = filesystem_of(folders.inbox)
+    if kind in NETWORK_FILESYSTEMS and settings.set.watch != "poll":
+        yield f'folders.inbox ({folders.inbox}) lies on {kind}, which sends no events; set set.watch = "poll"'
+
+
+def _model_problems(settings: Settings) -> Iterator[str]:
+    if settings.restore.network:
+        try:
+            models.verify(models.resolve(settings.folders.models, settings.restore.model))
+        except ModelError as error:
+            yield f"restore.model: {error}"
+
+
+def _nearest_there(folder: Path) -> Path:
+    """The folder or, where it is still to be made, the one above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())

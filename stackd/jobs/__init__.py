@@ -1,0 +1,1 @@
+"""F4: what is to be done, in which order, and who does it."""

@@ -1,0 +1,196 @@
+"""From a set's frames to stacks of aligned bands: everything about the captures that the network must be told.
+
+raw -> hot pixels mended -> debayered -> sky off -> registered -> warped -> star shape and transparency measured
+-> one level. Takes Frames, gives `Aligned`; says why a frame was left out. Knows no files and no network.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stackd.errors import SetError
+from stackd.imaging.cosmetic import find_hot_pixels, repair
+from stackd.imaging.debayer import debayer
+from stackd.imaging.level import light_ratio, tilt_between
+from stackd.imaging.photometry import relative_light, star_fluxes
+from stackd.imaging.psf import Psf, fit_psf
+from stackd.imaging.quality import measure_sky, pixel_noise
+from stackd.imaging.register import Registration, register_set
+from stackd.imaging.stars import Stars
+from stackd.imaging.warp import Transform, apply_transform, identity
+from stackd.records import Frame, Image
+
+QUANTUM_ADU = 0.29  # sigma of rounding to whole ADU: no frame is less noisy than that
+LEAST_LIGHT = 0.05  # of the reference's; a frame with less adds nothing but its sky
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedFrame:
+    """What one frame came to. `reason` says why it was left out ("" if it was used)."""
+
+    transform: Transform | None
+    reason: str
+    stars: int
+    fwhm_px: float
+    ellipticity: float
+    sky_adu: float
+    noise_adu: float
+    light: float  # relative to the reference
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """A set on the reference's grid, unit: the reference's ADU above its sky.
+
+    `bands` holds (N, H, W) of the N used frames for each band, NaN where a frame saw nothing; `noise_adu` (bands, N);
+    `psfs` one tuple a band, None where no star tells. `single` (bands, H, W) is the reference alone.
+    """
+
+    reference: int  # among all frames
+    used: tuple[int, ...]
+    frames: tuple[AlignedFrame, ...]
+    bands: tuple[Image, ...]
+    noise_adu: NDArray[np.float64]
+    psfs: tuple[Psf, ...] | None
+    stars: Stars  # of the reference
+    single: Image
+    hot_pixels: int
+    saturation_adu: float  # above the sky
+
+
+def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, float], None]) -> Aligned:
+    """Bring frames onto one grid. `aligned`: they already lie on each other.
+
+    Raises SetError where no two frames fit together.
+    """
+    progress("calibrate", 0.0)
+    planes, hot_pixels = _clean_planes(frames)
+    skies = [[measure_sky(band) for band in image] for image in planes]
+    for image, levels in zip(planes, skies):
+        image -= np.array([s.level_adu for s in levels], np.float32)[:, None, None]
+    noise = np.array([_noise_by_band(f, len(p)) for f, p in zip(frames, planes)])
+    progress("register", 0.1)
+    luminances = [image.mean(0) for image in planes]
+    lum_noise = noise.mean(1) / np.sqrt(noise.shape[1])
+    saturation = min(f.saturation_adu for f in frames) - float(np.mean([s.level_adu for s in skies[0]]))
+    registration = register_set(luminances, [float(n) for n in lum_noise], saturation)
+    if aligned:
+        registration = _all_in_place(registration, len(frames))
+    used = [k for k, t in enumerate(registration.transforms) if t is not None]
+    if len(used) < 2 <= len(frames):
+        reasons = "; ".join(f"{_name(f)}: {r}" for f, r in zip(frames, registration.reasons) if r)
+        raise SetError(f"no two frames show the same sky: {reasons}", remedy="check that they are of one target")
+    progress("warp", 0.25)
+    shape = luminances[0].shape
+    moved = {k: apply_transform(planes[k], registration.transforms[k], shape)[0] for k in used}
+    progress("measure", 0.4)
+    stars = _seen_by_most(moved, registration.stars[registration.reference], lum_noise)
+    widths = {k: registration.figures[k].fwhm_px for k in used}
+    psfs = _psfs(moved, stars, lum_noise, saturation, widths)
+    light = _light(moved, registration.reference, stars, psfs)
+    dim = {k: f"only {share:.0%} of the reference's light came through" for k, share in light.items() if share < LEAST_LIGHT}
+    used = [k for k in used if k not in dim]
+    for k in used:
+        moved[k] /= np.float32(light[k])
+    _bring_to_one_level(moved, used, registration.reference)
+    rows = tuple(
+        AlignedFrame(
+            registration.transforms[k],
+            registration.reasons[k] or dim.get(k, ""),
+            figures.stars,
+            psfs[k].fwhm_px if psfs and k in psfs else figures.fwhm_px,
+            psfs[k].ellipticity if psfs and k in psfs else figures.ellipticity,
+            float(np.mean([s.level_adu for s in skies[k]])),
+            float(noise[k].mean()),
+            light.get(k, float("nan")),
+        )
+        for k, figures in enumerate(registration.figures)
+    )
+    scale = np.array([light[k] for k in used])[:, None]
+    return Aligned(
+        registration.reference, tuple(used), rows,
+        tuple(np.stack([moved[k][band] for k in used]) for band in range(len(planes[0]))),
+        (noise[used] / scale).T,
+        tuple(psfs[k] for k in used) if psfs else None,
+        stars, planes[registration.reference], hot_pixels, saturation,
+    )  # fmt: skip
+
+
+def _name(frame: Frame) -> str:
+    return frame.path.rsplit("/", 1)[-1]
+
+
+def _clean_planes(frames: Sequence[Frame]) -> tuple[list[Image], int]:
+    """Each frame as (bands, H, W) without the detector's hot pixels, and how many of those there were."""
+    bayer = frames[0].facts.bayer
+    hot = find_hot_pixels([f.pixels for f in frames], bool(bayer))
+    planes = []
+    for frame in frames:
+        pixels = repair(frame.pixels, hot, bool(bayer))
+        planes.append(debayer(pixels, bayer) if bayer else pixels.reshape(-1, *pixels.shape[-2:]))
+    return planes, int(hot.sum())
+
+
+def _noise_by_band(frame: Frame, bands: int) -> list[float]:
+    """Noise (ADU) of a raw pixel of each band: of the mosaic's own pixels, since debayering hides part of it."""
+    pixels, bayer = frame.pixels, frame.facts.bayer
+    if bayer:
+        found = [np.mean([pixel_noise(pixels[i // 2 :: 2, i % 2 :: 2]) for i in range(4) if bayer[i] == c]) for c in "RGB"]
+    else:
+        found = [pixel_noise(band) for band in pixels.reshape(bands, *pixels.shape[-2:])]
+    return [max(float(n), QUANTUM_ADU) for n in found]
+
+
+def _all_in_place(registration: Registration, count: int) -> Registration:
+    return Registration(registration.reference, (identity(),) * count, ("",) * count, registration.figures, registration.stars)
+
+
+def _seen_by_most(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
+    """The reference's stars without what stands in that frame alone, such as cosmic rays."""
+    rows, columns = np.round(stars.y).astype(int), np.round(stars.x).astype(int)
+    seen, bright = np.zeros(len(stars)), np.zeros(len(stars))
+    for k, image in moved.items():
+        middle = cv2.blur(image.mean(0), (3, 3))[rows, columns]
+        seen += np.isfinite(middle)
+        bright += np.nan_to_num(middle) > noise_adu[k]
+    return stars.take(bright > 0.6 * seen)
+
+
+def _psfs(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float, widths: dict[int, float]) -> dict[int, Psf] | None:
+    """Each used frame's star shape on the reference's grid; where a fit fails (clouds), its fellows' median shape at the
+    width that the frame's own few stars show. None where stars are too few in most frames: nobody knows the shape then.
+    """
+    found = {
+        k: fit_psf(image.mean(0), stars.x, stars.y, stars.flux, float(noise_adu[k]), peak_below_adu=0.8 * saturation)
+        for k, image in moved.items()
+    }
+    good = {k: p for k, p in found.items() if p is not None}
+    if 2 * len(good) <= len(found):
+        return None
+    ratio = float(np.median([p.fwhm_px / widths[k] for k, p in good.items()]))
+    beta = float(np.median([p.beta for p in good.values()]))
+    return {k: p or Psf(ratio * widths[k], beta) for k, p in found.items()}
+
+
+def _light(moved: dict[int, Image], reference: int, stars: Stars, psfs: dict[int, Psf] | None) -> dict[int, float]:
+    """Each frame's light relative to the reference's: by its stars, else by whatever the picture shows."""
+    guide = moved[reference].mean(0)
+    bright = slice(0, 200)
+    x, y = stars.x[bright], stars.y[bright]
+    fluxes = {k: star_fluxes(v.mean(0), psfs[k], x, y) for k, v in moved.items()} if psfs else {}
+    light = {}
+    for k, image in moved.items():
+        by_stars = relative_light(fluxes[k], fluxes[reference]) if psfs else None
+        light[k] = by_stars if by_stars is not None else light_ratio(image.mean(0), guide)
+    return light
+
+
+def _bring_to_one_level(moved: dict[int, Image], used: list[int], reference: int) -> None:
+    """Take from every frame, band by band and in place, the tilt of its sky against the reference's."""
+    for k in used:
+        if k != reference:
+            for band, guide in zip(moved[k], moved[reference]):
+                band -= tilt_between(band, guide)

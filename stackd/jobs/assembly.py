@@ -1,0 +1,180 @@
+"""Which sets are complete, which wait and for what, which cannot be: pure, from listings and a clock.
+
+One Assembler serves one inbox. Each turn the daemon scans, calls `update`, has the files in
+`needs_facts` read by its worker, and passes what was found in `facts` from then on. All answers are
+levels, not events: a complete set is named again every turn until the daemon passes it in `past`, a
+spoiled one until somebody replaces or removes its bad file. Touches no disk, no clock, no ledger.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from stackd.disk.inbox import Listing
+from stackd.jobs.chunks import Group, Outcome, Pending, Problem, Rules, Spoiled, Waiting, judge
+from stackd.jobs.grouping import FrameOf, folder_name, loose_groups, name_shape
+from stackd.records import CaptureSet, FrameFacts, Sighting
+
+# A file shorter than its header declares has so many settle times to grow before it counts as broken.
+PATIENCE_SETTLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A readable file that belongs to no set of lights: a dark, flat or bias by its header."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What one update found. Tuples are sorted by set name or path, the frames of a set by time."""
+
+    complete: tuple[CaptureSet, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    spoiled: tuple[Spoiled, ...] = ()
+    unused: tuple[Unused, ...] = ()
+    needs_facts: tuple[Sighting, ...] = ()  # settled, in no past set, and not yet in `facts`
+
+
+@dataclass(frozen=True, slots=True)
+class _Track:
+    """Since when (our clock) and for how many scans a file has been as it is."""
+
+    sighting: Sighting
+    since_s: float
+    scans: int
+
+
+class Assembler:
+    """Remembers since when each file has been unchanged; everything else is an argument."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules  # may be replaced between updates (SIGHUP)
+        self._tracks: dict[str, _Track] = {}
+
+    def update(
+        self,
+        listing: Listing,
+        facts: Mapping[Sighting, FrameFacts | Problem],
+        past: Iterable[CaptureSet],
+        now_s: float,
+    ) -> Assembly:
+        """The state of every set after one more scan.
+
+        `facts`: what was read of each settled file so far (extra entries do no harm).
+        `past`: every set that is running, done or quarantined after work, with its name and the
+        sightings it was made of (path, size and mtime count, inode does not). Its frames are not
+        used again and its name is not given again - unless one of its files now lies there
+        changed: then it is open again under its own name (the outbox publishes it as a revision).
+        `now_s`: a monotonic clock's, never the files' own times.
+        """
+        self._tracks = _follow(self._tracks, listing, now_s)
+        used_paths, used_names = _held_by(past, listing)
+        unused: list[Unused] = []
+        needs_facts: list[Sighting] = []
+        piles = self._sort_out(used_paths, facts, now_s, unused, needs_facts)
+        outcome = Outcome(used_names, _folders_in(listing))
+        for folder in sorted(piles):
+            for group in self._groups_of(folder, piles[folder]):
+                judge(group, self.rules, now_s, outcome)
+        return Assembly(
+            tuple(sorted(outcome.complete, key=lambda one: one.name)),
+            tuple(sorted(outcome.waiting, key=lambda one: one.set_name)),
+            tuple(sorted(outcome.spoiled, key=lambda one: one.set_name)),
+            tuple(sorted(unused, key=lambda one: one.path)),
+            tuple(sorted(needs_facts, key=lambda one: one.path)),
+        )
+
+    def _sort_out(
+        self,
+        used_paths: set[str],
+        facts: Mapping[Sighting, FrameFacts | Problem],
+        now_s: float,
+        unused: list[Unused],
+        needs_facts: list[Sighting],
+    ) -> dict[str, Group]:
+        """Each free file into its folder's group ("" for loose files) as ready, pending or bad."""
+        piles: dict[str, Group] = {}
+        for path, track in self._tracks.items():
+            if path in used_paths:
+                continue
+            sighting, quiet_s = track.sighting, now_s - track.since_s
+            settled = track.scans >= 2 and quiet_s >= self.rules.settle_s
+            found = facts.get(sighting) if settled else None
+            if isinstance(found, FrameFacts) and found.image_type != "light":
+                unused.append(Unused(path, f"a {found.image_type} frame by its header; sets are made of lights"))
+                continue
+            folder = path.rpartition("/")[0]
+            if (pile := piles.get(folder)) is None:
+                pile = piles[folder] = Group(folder_name(folder), newest_s=track.since_s)
+            pile.newest_s = max(pile.newest_s, track.since_s)
+            if isinstance(found, FrameFacts):
+                pile.ready.append((sighting, found))
+            elif isinstance(found, Problem) and self._is_final(found, quiet_s):
+                pile.bad.append((sighting, found))
+            else:
+                awaited = "has still to be read" if settled else "has still to settle"
+                pile.pending.append(Pending(path, found.reason if found else awaited))
+                if settled and found is None:
+                    needs_facts.append(sighting)
+        return piles
+
+    def _is_final(self, problem: Problem, quiet_s: float) -> bool:
+        return problem.finished or quiet_s >= PATIENCE_SETTLES * self.rules.settle_s
+
+    def _groups_of(self, folder: str, pile: Group) -> list[Group]:
+        """A folder is one group; loose frames are split by what they are, and each bad file stands alone."""
+        if folder:
+            return [pile]
+        pending: defaultdict[str, list[Pending]] = defaultdict(list)
+        for one in pile.pending:
+            pending[name_shape(one.path)].append(one)
+        groups = [Group(folder_name(sighting.path), bad=[(sighting, problem)]) for sighting, problem in pile.bad]
+        joined: set[str] = set()
+        for frames in loose_groups(pile.ready, self.rules.exposure_tolerance):
+            shapes = {name_shape(sighting.path) for sighting, _ in frames}
+            joined |= shapes
+            may_join = [one for shape in sorted(shapes) for one in pending.get(shape, ())]
+            newest_s = max(self._tracks[path].since_s for path in _paths(frames, may_join))
+            groups.append(Group(None, frames, may_join, newest_s=newest_s))
+        return groups + [Group(None, pending=pending[shape]) for shape in sorted(pending.keys() - joined)]
+
+
+def _paths(frames: Iterable[FrameOf], pending: Iterable[Pending]) -> list[str]:
+    return [sighting.path for sighting, _ in frames] + [one.path for one in pending]
+
+
+def _follow(tracks: Mapping[str, _Track], listing: Listing, now_s: float) -> dict[str, _Track]:
+    """The tracks after one more scan: a file that changed, or came back, starts anew."""
+    followed = {}
+    for sighting in listing.sightings:
+        track = tracks.get(sighting.path)
+        if track is not None and track.sighting == sighting:
+            followed[sighting.path] = _Track(sighting, track.since_s, track.scans + 1)
+        else:
+            followed[sighting.path] = _Track(sighting, now_s, 1)
+    return followed
+
+
+def _held_by(past: Iterable[CaptureSet], listing: Listing) -> tuple[set[str], set[str]]:
+    """Paths and names that past sets hold; a set of which a file has changed holds nothing.
+
+    A file that is gone changes nothing: people clean up, and mounts vanish.
+    """
+    there = {one.path: (one.size_bytes, one.mtime_ns) for one in listing.sightings}
+    paths: set[str] = set()
+    names: set[str] = set()
+    for capture_set in past:
+        frames = capture_set.frames
+        if all(there.get(one.path, same := (one.size_bytes, one.mtime_ns)) == same for one in frames):
+            paths.update(one.path for one in frames)
+            names.add(capture_set.name)
+    return paths, names
+
+
+def _folders_in(listing: Listing) -> frozenset[str]:
+    """Names that belong to the inbox's folders, so that no other set may take them."""
+    named = {one.path.partition("/")[0] for one in listing.sightings if "/" in one.path}
+    return frozenset(folder_name(folder) for folder in named.union(listing.empty_folders))

@@ -1,0 +1,346 @@
+"""From a complete set to a claimed job, and from a worker's Report to the set's end.
+
+Exactly one output for each set: the attempt is counted before the work, the outbox's manifest is
+the proof that it is done, and the ledger follows. Takes the settings and the ledger; reads no pixel.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from stackd.disk import models, outbox
+from stackd.disk.ledger import DONE, QUARANTINED, RETRY, RUNNING, Entry, Ledger, digest_of, identity_of
+from stackd.errors import ModelError, OutputError
+from stackd.jobs.assembly import Spoiled
+from stackd.records import CaptureSet, Job, Report, Sighting
+from stackd.settings import Settings
+
+FIRST_DELAY_S = 10.0  # before a second try; doubled with each further one
+LONGEST_DELAY_S = 3600.0
+DIED = "stackd stopped unexpectedly while it restored this set"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A set that is at work, its attempt counted."""
+
+    capture_set: CaptureSet
+    identity: str
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a set in one turn, for the log, `once --json`, notifications and metrics."""
+
+    set_name: str
+    verdict: str  # a ledger state, "spoiled" or "handed back"
+    folder: str = ""  # of the result, absolute
+    reason: str = ""
+    file: str | None = None
+    remedy: str = ""
+
+
+class Delivery:
+    """Claims sets and settles their ends. One writer: only the holder of the lock makes one.
+
+    `now` is Unix time, s. `space_needed` is set after a failure for want of space, until there is some.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.space_needed = False
+        self._ledger, self._now = ledger, now
+        self._bad_models: set[str] = set()
+        self._good_model = ""
+        self._spoiled: dict[str, tuple[Sighting, ...]] | None = None
+
+    def recover(self) -> None:
+        """After a start: sweep unfinished attempts, let manifests prove what is done, judge the rest."""
+        folders = self.settings.folders
+        for name in outbox.sweep(folders.outbox):
+            logger.warning("{}: an unfinished attempt was removed", name)
+        known = {entry.folder for entry in self._ledger.entries(DONE)}
+        for folder in outbox.published_folders(folders.outbox):
+            manifest = outbox.read_manifest(folder) if folder.name not in known else None
+            if manifest is not None:
+                self._believe(folder, manifest)
+        for report in outbox.reports(folders.quarantine):
+            if report.get("identity") and self._ledger.entry(report["identity"]) is None:
+                entry = Entry(report["identity"], report["set"], QUARANTINED, report["attempts"])
+                self._ledger.restore_entry(
+                    replace(entry, reason=report["reason"], file=report["file"], remedy=report["remedy"]),
+                    _sightings(report),
+                )
+        self.settle_running(counted=True)
+
+    def settle_running(self, *, counted: bool) -> None:
+        """Judge sets that the ledger thinks at work while nothing is: done, tried again or put away.
+
+        `counted`: their attempts stay counted, as whoever was at it died.
+        """
+        for entry in self._ledger.entries(RUNNING):
+            frames = self._ledger.frames(entry.identity)
+            published = outbox.find_published(self.settings.folders.outbox, entry.name, entry.identity)
+            if published is not None:
+                self._believe(*published)
+            elif counted and entry.attempts >= self.settings.limits.attempts:
+                report = Report(entry.name, False, reason=DIED, cause="death")
+                self._quarantine(CaptureSet(entry.name, frames), entry.identity, report)
+            else:
+                reason = DIED if counted else "its end could not be written"
+                logger.warning("{}: {}; it is tried again", entry.name, reason)
+                self._ledger.give_back(entry.identity, reason, self._now(), self._now(), counted=counted)
+
+    def is_due(self, capture_set: CaptureSet) -> bool:
+        """Whether a set may be worked on now: never was, or its time for another try has come."""
+        entry = self._ledger.entry(identity_of(capture_set.frames))
+        return entry is None or (entry.state == RETRY and entry.next_try_s <= self._now())
+
+    def claim(self, capture_set: CaptureSet, model: str) -> Claim | None:
+        """Count an attempt and make its staging folder; None if the set's turn has not come.
+
+        `model`: folder of the model version. Raises OSError or OutputError where a disk refuses.
+        """
+        identity = identity_of(capture_set.frames)
+        if not self.is_due(capture_set):
+            return None
+        entry = self._ledger.entry(identity)
+        published = outbox.find_published(self.settings.folders.outbox, capture_set.name, identity)
+        if published is not None:
+            self._believe(*published)
+            return None
+        tries = 1 + (entry.attempts + entry.delays if entry else 0)
+        staging = outbox.make_staging(self.settings.folders.outbox, capture_set.name, tries)
+        try:
+            attempt = self._ledger.start(capture_set, self._now())
+        except OutputError:
+            outbox.drop_staging(staging)
+            raise
+        job = Job(
+            set_name=capture_set.name,
+            paths=tuple(str(self.settings.folders.inbox / frame.path) for frame in capture_set.frames),
+            staging=str(staging),
+            restore=what_to_restore(self.settings),
+            limits=self.settings.limits.model_dump(),
+            model=model,
+            config_sha256=self.settings.digest(),
+            attempt=attempt,
+        )
+        return Claim(capture_set, identity, job)
+
+    def model(self) -> str:
+        """Folder of the model version to use now, "" for the plain stack alone.
+
+        A version that a worker refused is passed over for the last one that served. Raises ModelError.
+        """
+        if not self.settings.restore.network:
+            return ""
+        folder = str(models.resolve(self.settings.folders.models, self.settings.restore.model).path)
+        return self._good_model if folder in self._bad_models and self._good_model else folder
+
+    def forget_bad_models(self) -> None:
+        """Try refused versions again: somebody may have mended them."""
+        self._bad_models.clear()
+
+    def deliver(self, claim: Claim, report: Report) -> Outcome:
+        """Settle a job's end. Raises OSError or OutputError if that fails; `settle_running` comes after."""
+        try:
+            return self._deliver_result(claim, report) if report.ok else self._deliver_failure(claim, report)
+        finally:
+            outbox.drop_staging(Path(claim.job.staging))
+
+    def hand_back(self, claim: Claim, reason: str) -> Outcome:
+        """The set was not finished and it is nobody's fault: it is free again, its attempt not counted."""
+        outbox.drop_staging(Path(claim.job.staging))
+        self._ledger.give_back(claim.identity, reason, self._now(), self._now(), counted=False)
+        return Outcome(claim.capture_set.name, "handed back", reason=reason)
+
+    def report_spoiled(self, spoiled: Iterable[Spoiled], there: Iterable[Sighting]) -> list[Outcome]:
+        """Keep quarantine/<set>/error.json in step with the sets and files that wait for a person.
+
+        `there`: all that the last scan saw. Gives the newly spoiled ones. Raises OSError.
+        """
+        quarantine, now_spoiled = self.settings.folders.quarantine, {one.set_name: one for one in spoiled}
+        known = self._spoiled_before()
+        seen = {(one.path, one.size_bytes, one.mtime_ns) for one in there}
+        for name in [name for name, frames in known.items() if name not in now_spoiled and not _all_in(frames, seen)]:
+            outbox.clear_report(quarantine, name)
+            del known[name]
+            logger.info("{}: is no longer spoiled", name)
+        fresh = [one for one in now_spoiled.values() if not _same(known.get(one.set_name), one.frames)]
+        for one in fresh:
+            reasons = one.reason.replace("\n", "; ")
+            logger.error("{}: {}{}", one.set_name, reasons, f" ({one.remedy})" if one.remedy else "")
+            report = Report(one.set_name, False, reason=one.reason, file=one.file, remedy=one.remedy)
+            outbox.write_report(quarantine, one.set_name, self._error_json(report, one.frames, "", 0))
+            known[one.set_name] = one.frames
+        return [Outcome(one.set_name, "spoiled", "", one.reason, one.file, one.remedy) for one in fresh]
+
+    def archive_finished(self) -> None:
+        """With set.after = "archive": move the frames of finished sets out of the inbox. Raises OSError."""
+        folders = self.settings.folders
+        for entry in self._ledger.to_archive():
+            frames = self._ledger.frames(entry.identity)
+            for left in outbox.archive_frames(folders.inbox, folders.archive, entry.folder or entry.name, frames):
+                logger.warning("{}: not archived: {}", entry.name, left)
+            self._ledger.archived(entry.identity)
+
+    def _deliver_result(self, claim: Claim, report: Report) -> Outcome:
+        changed = outbox.changed_frames(self.settings.folders.inbox, claim.capture_set.frames)
+        if changed:
+            return self.hand_back(claim, f"{', '.join(changed)} changed while the set was at work")
+        name, staging = claim.capture_set.name, Path(claim.job.staging)
+        digest = digest_of(report.sha256s)
+        try:
+            outbox.write_manifest(staging, report.result | {"job": self._job_block(claim, report, digest)})
+            folder = outbox.publish(staging, self.settings.folders.outbox, name)
+        except OSError as error:
+            if outbox.find_published(self.settings.folders.outbox, name, claim.identity) is not None:
+                raise  # it is visible, only not yet known to be on the disk: `settle_running` believes it later
+            cause = "space" if error.errno in outbox.NO_SPACE else "transient"
+            reason = str(outbox.as_output_error(error))
+            return self._deliver_failure(claim, replace(report, ok=False, reason=reason, retry=True, cause=cause))
+        self._ledger.finish(claim.identity, digest, folder.name, self._now())
+        outbox.clear_report(self.settings.folders.quarantine, name)
+        self._good_model = claim.job.model or self._good_model
+        logger.success("{}: done, in {}", name, folder)
+        return Outcome(name, DONE, folder=str(folder))
+
+    def _deliver_failure(self, claim: Claim, report: Report) -> Outcome:
+        """What a failure means for the set: see `Report.cause`."""
+        name = claim.capture_set.name
+        if report.cause == "duplicate":
+            self._ledger.repeat(claim.identity, digest_of(report.sha256s), report.reason, self._now())
+            logger.warning("{}: same frames as {}, which is done; it is not restored again", name, report.reason)
+            return Outcome(name, "duplicate", reason=f"same frames as {report.reason}")
+        frames, inbox = claim.capture_set.frames, self.settings.folders.inbox
+        if outbox.changed_frames(inbox, frames) or outbox.missing_frames(inbox, frames):
+            return self.hand_back(claim, "frames changed or vanished while the set was at work")
+        if report.cause == "set" or (report.cause == "death" and claim.job.attempt >= self.settings.limits.attempts):
+            return self._quarantine(claim.capture_set, claim.identity, report)
+        if report.cause == "model":
+            self._bad_models.add(claim.job.model)
+            self._good_model = "" if self._good_model == claim.job.model else self._good_model
+        self.space_needed = self.space_needed or report.cause == "space"
+        return self._put_off(claim, report)
+
+    def _put_off(self, claim: Claim, report: Report) -> Outcome:
+        entry = self._ledger.entry(claim.identity)
+        tries = entry.attempts + entry.delays if entry else 1
+        delay_s = min(FIRST_DELAY_S * 2 ** min(tries - 1, 20), LONGEST_DELAY_S)
+        if report.cause == "space" or (report.cause == "model" and self._good_model):
+            delay_s = 0.0  # the whole house waits for space; the old model is at hand
+        next_try_s, name = self._now() + delay_s, claim.capture_set.name
+        counted = report.cause == "death"
+        self._ledger.give_back(claim.identity, report.reason, next_try_s, self._now(), counted=counted)
+        logger.warning("{}: {}; it is tried again in {:.0f} s", name, report.reason, delay_s)
+        return Outcome(name, RETRY, "", report.reason, report.file, report.remedy)
+
+    def _quarantine(self, capture_set: CaptureSet, identity: str, report: Report) -> Outcome:
+        """error.json first, the ledger second: a crash between the two only repeats the first."""
+        entry = self._ledger.entry(identity)
+        content = self._error_json(report, capture_set.frames, identity, entry.attempts if entry else 0)
+        path = outbox.write_report(self.settings.folders.quarantine, capture_set.name, content)
+        self._ledger.quarantine(identity, report.reason, report.file, report.remedy, self._now())
+        logger.error("{}: put into quarantine: {} (see {})", capture_set.name, report.reason, path)
+        return Outcome(capture_set.name, QUARANTINED, "", report.reason, report.file, report.remedy)
+
+    def _believe(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """The outbox holds this set, whatever the ledger says."""
+        job = manifest["job"]
+        entry = Entry(job["identity"], job["set"], DONE, job["attempt"], digest=job["digest"], folder=folder.name)
+        self._ledger.restore_entry(replace(entry, changed_s=self._now()), _sightings(job))
+        logger.info("{}: lies finished in {}; noted in the ledger", job["set"], folder)
+
+    def _job_block(self, claim: Claim, report: Report, digest: str) -> dict[str, Any]:
+        frames = zip(claim.capture_set.frames, report.sha256s, strict=True)
+        return {
+            "set": claim.capture_set.name,
+            "identity": claim.identity,
+            "digest": digest,
+            "attempt": claim.job.attempt,
+            "published_at": self._time(),
+            "frames": [_frame(frame) | {"sha256": sha256} for frame, sha256 in frames],
+        }
+
+    def _error_json(
+        self, report: Report, frames: Iterable[Sighting], identity: str, attempts: int
+    ) -> dict[str, Any]:
+        """`identity` is empty where no work was done: such a set revives by itself when its files change."""
+        listed = [_frame(frame) for frame in frames]
+        for frame, sha256 in zip(listed, report.sha256s, strict=False):
+            frame["sha256"] = sha256
+        return {
+            "set": report.set_name,
+            "reason": report.reason,
+            "file": report.file,
+            "remedy": report.remedy,
+            "next": f"{'`stackd retry` or ' if identity else ''}a changed file starts it again",
+            "attempts": attempts,
+            "at": self._time(),
+            "identity": identity,
+            "frames": listed,
+        }
+
+    def _spoiled_before(self) -> dict[str, tuple[Sighting, ...]]:
+        """Reports of an earlier run are remembered, so that they too go when their set revives."""
+        if self._spoiled is None:
+            found = outbox.reports(self.settings.folders.quarantine)
+            self._spoiled = {one["set"]: _sightings(one) for one in found if not one.get("identity")}
+        return self._spoiled
+
+    def _time(self) -> str:
+        return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="seconds")
+
+
+def what_to_restore(settings: Settings) -> dict[str, Any]:
+    """`Job.restore`: the settings' section, and the tolerance by which the set was put together."""
+    return settings.restore.model_dump() | {"exposure_tolerance": settings.set.exposure_tolerance}
+
+
+def try_again(settings: Settings, ledger: Ledger, names: Iterable[str], now_s: float) -> list[str]:
+    """Put quarantined sets back to work; gives the names that are not in quarantine. Raises OutputError, OSError."""
+    unknown = []
+    for name in names:
+        entries = ledger.entries(QUARANTINED, name)
+        if not entries:
+            unknown.append(name)
+            continue
+        for entry in entries:
+            ledger.back_to_work(entry.identity, now_s)
+        outbox.clear_report(settings.folders.quarantine, name)
+    return unknown
+
+
+def usable_model(settings: Settings) -> tuple[str, str]:
+    """(folder, "name version") of the model in use, or ("", why there is none). For people."""
+    if not settings.restore.network:
+        return "", "none: restore.network = false"
+    try:
+        version = models.resolve(settings.folders.models, settings.restore.model)
+    except ModelError as error:
+        return "", str(error)
+    return str(version.path), f"{version.name} {version.version}"
+
+
+def _frame(frame: Sighting) -> dict[str, Any]:
+    return {"path": frame.path, "size_bytes": frame.size_bytes, "mtime_ns": frame.mtime_ns}
+
+
+def _sightings(content: dict[str, Any]) -> tuple[Sighting, ...]:
+    return tuple(Sighting(one["path"], one["size_bytes"], one["mtime_ns"], 0) for one in content["frames"])
+
+
+def _same(known: Iterable[Sighting] | None, frames: Iterable[Sighting]) -> bool:
+    return known is not None and identity_of(known) == identity_of(frames)
+
+
+def _all_in(frames: Iterable[Sighting], seen: set[tuple[str, int, int]]) -> bool:
+    return all((one.path, one.size_bytes, one.mtime_ns) in seen for one in frames)
+

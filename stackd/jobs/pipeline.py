@@ -1,0 +1,269 @@
+"""One set from its files to its result, on one page: read -> check -> align -> stack -> restore -> guard -> write.
+
+Each line of `process` is a verb; how it is done lies downstairs. Takes a Job, fills its staging folder, gives the
+content of result.json. Knows no ledger, no inbox and no other set.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+
+from stackd.disk import models
+from stackd.disk.reader import read_frame
+from stackd.disk.writer import Product, write_result
+from stackd.errors import SetError
+from stackd.imaging.closure import FluxCheck, check_fluxes, reblurred
+from stackd.imaging.fuse import Bank, fuse
+from stackd.imaging.photometry import star_fluxes
+from stackd.imaging.stack import Stack, combine, find_outliers
+from stackd.jobs.align import Aligned, align
+from stackd.jobs.validate import problems_of
+from stackd.network.restorer import Restored, Restorer
+from stackd.records import Frame, FrameFacts, Image, Job
+
+ProgressCall = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A restored set: (bands, H, W) planes in the reference's ADU above its sky."""
+
+    restored: Image
+    sigma: Image
+    stack: Image
+    strength: float  # of the network in it
+    fluxes: FluxCheck | None
+    warnings: tuple[str, ...] = ()
+
+
+def process(job: Job, restorer: Restorer | None, progress: ProgressCall) -> dict[str, Any]:
+    """Restore one set into job.staging. Raises SetError where it cannot be, OutputError where the disk refuses."""
+    started_at = _now()
+    frames = _read(job, progress)
+    _check(frames, job)
+    aligned = align(frames, aligned=job.aligned, progress=progress)
+    _log_left_out(frames, aligned)
+    progress("stack", 0.5)
+    stacks = _stack(aligned, frames[0].facts, job.restore["reject_kappa"])
+    banks = _fuse(aligned, stacks, restorer)
+    progress("restore", 0.6)
+    picture = _restore(aligned, stacks, banks, restorer, job, progress)
+    progress("write", 0.9)
+    product = _product(job, frames, aligned, stacks, picture, restorer, started_at)
+    return write_result(Path(job.staging), product)
+
+
+def load_restorer(model_folder: str) -> Restorer:
+    """The network of a model version's folder, verified. Raises ModelError."""
+    card, weights = models.load_weights(models.at_path(Path(model_folder)))
+    return Restorer(card, weights)
+
+
+def _read(job: Job, progress: ProgressCall) -> list[Frame]:
+    limits = job.limits
+    frames = []
+    for k, path in enumerate(job.paths):
+        progress("read", 0.0)
+        frames.append(read_frame(Path(path), limits["max_pixels"], limits["max_file_mb"] << 20))
+        logger.debug("read {} ({}/{})", Path(path).name, k + 1, len(job.paths))
+    return frames
+
+
+def _check(frames: Sequence[Frame], job: Job) -> None:
+    named = [(Path(f.path).name, f.facts) for f in frames]
+    problems = problems_of(named, exposure_tolerance=job.restore.get("exposure_tolerance", 0.02))
+    if problems:
+        raise SetError("; ".join(problems), remedy="put frames that differ into folders of their own")
+
+
+def _log_left_out(frames: Sequence[Frame], aligned: Aligned) -> None:
+    for frame, row in zip(frames, aligned.frames):
+        if row.reason:
+            logger.warning("{} is left out: {}", Path(frame.path).name, row.reason)
+    logger.info("{} of {} frames on the grid of {}", len(aligned.used), len(frames), Path(frames[aligned.reference].path).name)
+
+
+def _stack(aligned: Aligned, facts: FrameFacts, kappa: float) -> list[Stack]:
+    """The plain stack of each band."""
+    gain = facts.electrons_per_adu or 1.0
+    return [
+        combine(frames, noise, find_outliers(frames, noise, kappa, gain))
+        for frames, noise in zip(aligned.bands, aligned.noise_adu)
+    ]
+
+
+def _fuse(aligned: Aligned, stacks: list[Stack], restorer: Restorer | None) -> list[Bank]:
+    if restorer is None:
+        return []
+    return [
+        fuse(frames, noise, stack, aligned.psfs, restorer.target_fwhm_px)
+        for frames, noise, stack in zip(aligned.bands, aligned.noise_adu, stacks)
+    ]
+
+
+def _restore(
+    aligned: Aligned, stacks: list[Stack], banks: list[Bank], restorer: Restorer | None, job: Job, progress: ProgressCall
+) -> Picture:
+    """The network's picture, held to the plain stack's fluxes, at the strength that the settings and the guard allow."""
+    plain = np.stack([s.mean for s in stacks])
+    plain_sigma = np.stack([s.noise * np.maximum(s.spread, 1) for s in stacks])
+    if restorer is None:
+        return Picture(plain, plain_sigma, plain, 0.0, None)
+    bands = restorer.restore(banks, lambda share: progress("restore", 0.6 + 0.3 * share))
+    clean = np.stack([b.image for b in bands])
+    fluxes = _flux_check(aligned, stacks, clean, restorer.target_fwhm_px)
+    strength, warnings = _allowed_strength(job.restore, fluxes)
+    warnings += _outside_training(aligned, restorer)
+    sigma = np.stack([b.sigma for b in bands])
+    unseen = np.isnan(plain)
+    return Picture(
+        np.where(unseen, np.nan, strength * clean + (1 - strength) * plain).astype(np.float32),
+        np.where(unseen, np.nan, strength * sigma + (1 - strength) * plain_sigma).astype(np.float32),
+        plain, strength, fluxes, tuple(warnings),
+    )  # fmt: skip
+
+
+def _flux_check(aligned: Aligned, stacks: list[Stack], clean: Image, target_fwhm_px: float) -> FluxCheck | None:
+    if aligned.psfs is None:
+        return None
+    weights = np.mean(aligned.noise_adu**-2.0, axis=0)
+    guide = np.mean([s.mean for s in stacks], axis=0)
+    again = reblurred(clean.mean(0), aligned.psfs, weights, target_fwhm_px)
+    stars = aligned.stars
+    single = aligned.single.mean(0)
+    reference_psf = aligned.psfs[aligned.used.index(aligned.reference)]
+    flux = star_fluxes(single, reference_psf, stars.x, stars.y)
+    noise = float(aligned.noise_adu.mean()) * reference_psf.fwhm_px * 1.5
+    clear = (flux > 20 * noise) & (stars.peak < 0.8 * aligned.saturation_adu)
+    return check_fluxes(guide, again, stars.x[clear], stars.y[clear], flux[clear])
+
+
+def _allowed_strength(restore: dict[str, Any], fluxes: FluxCheck | None) -> tuple[float, list[str]]:
+    """The wanted strength, less where the network changed star fluxes by more than the settings tolerate."""
+    wanted, tolerance = restore["strength"], restore["flux_tolerance"]
+    if fluxes is None:
+        return wanted, []
+    off = max(abs(fluxes.change_mag), fluxes.scatter_mag)
+    if off <= tolerance:
+        return wanted, []
+    strength = wanted * tolerance / off
+    return strength, [
+        f"the network changed star fluxes by {off:.3f} mag, more than flux_tolerance = {tolerance}: "
+        f"its share was brought down to {strength:.2f}, the rest is the plain stack"
+    ]
+
+
+def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:
+    """What of this set the model has never seen the like of."""
+    known = restorer.card["trained_range"]
+    figures = {
+        "frames": [len(aligned.used)],
+        "fwhm_px": [aligned.frames[k].fwhm_px for k in aligned.used],
+        "ellipticity": [aligned.frames[k].ellipticity for k in aligned.used],
+    }
+    out = []
+    for name, values in figures.items():
+        low, high = known[name]
+        worst = [v for v in values if math.isfinite(v) and not low <= v <= high]
+        if worst and (aligned.psfs is not None or name == "frames"):
+            out.append(f"{name} {worst[0]:.2g} lies outside what the model was trained on ({low} to {high})")
+    if aligned.psfs is None:
+        out.append("too few stars to measure their shape: sharpened as far as the picture alone allows")
+    return out
+
+
+def _product(job, frames, aligned: Aligned, stacks, picture: Picture, restorer: Restorer | None, started_at: str) -> Product:
+    reference = frames[aligned.reference]
+    figures = _figures(aligned, stacks, picture)
+    for line in picture.warnings:
+        logger.warning(line)
+    return Product(
+        set_name=job.set_name,
+        restored=_squeezed(picture.restored), stack=_squeezed(picture.stack), sigma=_squeezed(picture.sigma),
+        single=_squeezed(aligned.single),
+        reference_name=Path(reference.path).name, reference_cards=reference.cards,
+        bottom_up=reference.facts.bottom_up, picture_input=not reference.cards,
+        frames=[_row(f, aligned, stacks, k) for k, f in enumerate(frames)],
+        figures=figures,
+        model=_model(job, restorer),
+        psf_fwhm_px=restorer.target_fwhm_px if restorer and aligned.psfs else figures["stack_fwhm_px"] or math.nan,
+        history=_history(aligned, picture, restorer),
+        warnings=list(picture.warnings),
+        config_sha256=job.config_sha256, started_at=started_at, finished_at=_now(),
+    )  # fmt: skip
+
+
+def _row(frame: Frame, aligned: Aligned, stacks: list[Stack], k: int) -> dict[str, Any]:
+    row, facts = aligned.frames[k], frame.facts
+    used = k in aligned.used
+    matrix = row.transform.matrix if row.transform else None
+    return {
+        "file": Path(frame.path).name, "sha256": frame.sha256, "used": used, "reason": row.reason,
+        "taken_at": facts.taken_at, "exposure_s": facts.exposure_s,
+        "stars": row.stars, "fwhm_px": _number(row.fwhm_px), "ellipticity": _number(row.ellipticity),
+        "sky_adu": _number(row.sky_adu), "noise_adu": _number(row.noise_adu), "transparency": _number(row.light),
+        "transform": matrix.tolist() if matrix is not None else None,
+        "registered_by": row.transform.method if row.transform else None,
+        "registration_rms_px": _number(row.transform.rms_px) if row.transform else None,
+        "shift_px": [round(float(v), 3) for v in matrix[:, 2]] if matrix is not None else None,
+        "rotation_deg": round(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])), 4) if matrix is not None else None,
+        "rejected_share": _rejected(aligned, stacks, aligned.used.index(k)) if used else None,
+    }  # fmt: skip
+
+
+def _rejected(aligned: Aligned, stacks: list[Stack], n: int) -> float:
+    """Share of a used frame's seen samples that the stack left out."""
+    seen = sum(np.isfinite(band[n]).sum() for band in aligned.bands)
+    out = sum((np.isfinite(band[n]) & ~stack.good[n]).sum() for band, stack in zip(aligned.bands, stacks))
+    return round(float(out / max(seen, 1)), 6)
+
+
+def _figures(aligned: Aligned, stacks: list[Stack], picture: Picture) -> dict[str, Any]:
+    widths = [p.fwhm_px for p in aligned.psfs] if aligned.psfs else []
+    weights = aligned.noise_adu.mean(0) ** -2.0
+    return {
+        "frames": len(aligned.frames), "frames_used": len(aligned.used), "stars": len(aligned.stars),
+        "hot_pixels": aligned.hot_pixels,
+        "stack_noise_adu": _number(float(np.mean([np.nanmin(s.noise) for s in stacks]))),
+        "stack_fwhm_px": _number(float(np.average(widths, weights=weights))) if widths else None,
+        "best_fwhm_px": _number(min(widths)) if widths else None,
+        "strength": round(picture.strength, 4),
+        "flux_change_mag": _number(picture.fluxes.change_mag) if picture.fluxes else None,
+        "flux_scatter_mag": _number(picture.fluxes.scatter_mag) if picture.fluxes else None,
+        "flux_stars": picture.fluxes.stars if picture.fluxes else 0,
+        "median_sigma_adu": _number(float(np.nanmedian(picture.sigma))),
+    }  # fmt: skip
+
+
+def _model(job: Job, restorer: Restorer | None) -> dict[str, Any] | None:
+    return {key: restorer.card[key] for key in ("name", "version", "sha256")} if restorer else None
+
+
+def _history(aligned: Aligned, picture: Picture, restorer: Restorer | None) -> list[str]:
+    lines = [
+        f"hot pixels mended: {aligned.hot_pixels}",
+        f"registered {len(aligned.used)} of {len(aligned.frames)} frames onto REFFRAME",
+        "outliers rejected, inverse-variance weighted mean: the plain stack",
+    ]
+    if restorer:
+        name = f"{restorer.card['name']} {restorer.card['version']}"
+        lines.append(f"stacked, denoised and deblurred by network {name}, strength {picture.strength:.2f}")
+    return lines
+
+
+def _squeezed(planes: Image) -> Image:
+    return planes[0] if len(planes) == 1 else planes
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 5) if math.isfinite(value) else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

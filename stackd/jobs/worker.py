@@ -1,0 +1,196 @@
+"""What a worker does: look at new files, restore sets, turn every error into a Probed or a Report.
+
+`Hands` does it in whatever process it is called in; `serve` is the life of a spawned worker, which
+reads requests from a pipe until it is killed. The functions that touch pixels are named by text and
+imported on first use, so that importing this module loads neither TensorFlow nor astropy.
+"""
+
+import importlib
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from stackd import logs
+from stackd.disk.inbox import read_once
+from stackd.disk.ledger import digest_of
+from stackd.disk.outbox import NO_SPACE
+from stackd.errors import ModelError, OutputError, SetError
+from stackd.jobs.assembly import Problem
+from stackd.records import FrameFacts, Job, Report
+
+Progress = Callable[[str, float], None]
+Known = Callable[[str], str | None]  # content digest -> the finished set that has it
+OOM_SCORE = 500  # the kernel, short of memory, takes the worker before the supervisor
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The functions of a worker as "module:name"; tests put stand-ins here."""
+
+    process: str = "stackd.jobs.pipeline:process"
+    load: str = "stackd.jobs.pipeline:load_restorer"
+    look: str = "stackd.disk.reader:read_facts"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStart:
+    """All that a fresh worker process is told."""
+
+    work: Work
+    log_level: str
+    log_folder: str  # the outbox; "" for no day file
+    keep_days: int
+    memory_mb: int  # 0: no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a look at a file gave; `found` is None if the look failed and should be taken again."""
+
+    path: str
+    found: FrameFacts | Problem | None
+
+
+class Hands:
+    """Does the work in this process and keeps the model from one set to the next."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._model = ""
+        self._restorer: Any = None
+
+    def look(self, path: str, limits: dict[str, Any]) -> Probed:
+        """Read a file's header. Never raises: what is wrong with the file is the answer."""
+        module, read_facts = _resolve(self._work.look)
+        unfinished = getattr(module, "Unfinished", ())  # the reader's word for "may still be growing"
+        try:
+            return Probed(path, read_facts(Path(path), limits["max_pixels"], limits["max_file_mb"] * _MIB))
+        except SetError as error:
+            return Probed(path, Problem(error.reason, error.remedy, finished=not isinstance(error, unfinished)))
+        except OSError as error:
+            logger.warning("{}: cannot be read for now: {}", path, error)
+            return Probed(path, None)
+        except Exception as error:  # noqa: BLE001 - a stranger's file may break any parser; it must not stop the night
+            logger.opt(exception=error).debug("{}: the reader failed", path)
+            return Probed(path, Problem(f"cannot be read: {_words(error)}", "replace or remove the file"))
+
+    def do(self, job: Job, progress: Progress, known: Known) -> Report:
+        """Restore one set into job.staging. Never raises: see `Report.cause`."""
+        sha256s: tuple[str, ...] = ()
+        with logs.of_set(job.set_name, Path(job.staging)):
+            try:
+                logger.info("{} frames, attempt {}", len(job.paths), job.attempt)
+                progress("reading", 0.0)
+                sha256s = self._digests(job)
+                original = known(digest_of(sha256s))
+                if original is not None:
+                    return Report(job.set_name, False, reason=original, cause="duplicate", sha256s=sha256s)
+                _, process = _resolve(self._work.process)
+                result = process(job, self._restorer_for(job.model), progress)
+                return Report(job.set_name, True, result=result, sha256s=sha256s)
+            except Exception as error:  # noqa: BLE001 - one bad set may not stop the night
+                return _failure(job, error, sha256s)
+
+    def _digests(self, job: Job) -> tuple[str, ...]:
+        """Before any work: the same frames under another name need none."""
+        most_bytes = job.limits["max_file_mb"] * _MIB
+        return tuple(read_once(Path(path), most_bytes)[1] for path in job.paths)
+
+    def _restorer_for(self, model: str) -> Any:
+        if model and model != self._model:
+            _, load = _resolve(self._work.load)
+            self._restorer, self._model = load(model), model
+        return self._restorer if model else None
+
+
+def serve(pipe: Connection, start: WorkerStart) -> None:
+    """A worker process's main: answer requests until the supervisor is gone or kills us."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are meant for the supervisor, which decides for both
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _limit_memory(start.memory_mb)
+    logs.configure(start.log_level, Path(start.log_folder) if start.log_folder else None, start.keep_days)
+    hands = Hands(start.work)
+
+    def known(digest: str) -> str | None:
+        pipe.send(("digest", digest))
+        return pipe.recv()
+
+    with suppress(EOFError, BrokenPipeError):  # the supervisor closed its end
+        while True:
+            request, *details = pipe.recv()
+            if request == "look":
+                paths, limits = details
+                for path in paths:
+                    pipe.send(("probed", hands.look(path, limits)))
+            else:
+                pipe.send(("report", hands.do(*details, lambda *step: pipe.send(("progress", *step)), known)))
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """RLIMIT_DATA, not RLIMIT_AS: TensorFlow maps many times the address space that it uses."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # a container may forbid it
+        file.write(str(OOM_SCORE))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_mb:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * _MIB, memory_mb * _MIB))
+
+
+def _failure(job: Job, error: Exception, sha256s: tuple[str, ...]) -> Report:
+    """An error's meaning for the set: its own fault, the disk's, the model's or nobody knows whose."""
+    match error:
+        case SetError():
+            logger.error("cannot be restored: {}", error)
+            words = {"reason": error.reason, "file": error.file, "remedy": error.remedy, "cause": "set"}
+        case ModelError():
+            logger.error("the model cannot be used: {}", error)
+            words = {"reason": str(error), "cause": "model", "retry": True}
+        case OSError() | OutputError():
+            logger.warning("put off: {}", error)
+            cause = "space" if _errno(error) in NO_SPACE else "transient"
+            words = {"reason": str(error), "cause": cause, "retry": True}
+        case MemoryError():
+            logger.error("the memory does not suffice")
+            remedy = "raise limits.memory_mb or give the machine more memory"
+            words = {"reason": "the memory does not suffice", "remedy": remedy, "cause": "death", "retry": True}
+        case _:
+            logger.opt(exception=error).error("an unforeseen error")
+            remedy = "this is a fault of stackd: please report it with the set's log"
+            reason = f"an unforeseen error: {_words(error)}"
+            words = {"reason": reason, "remedy": remedy, "cause": "death", "retry": True}
+    return Report(job.set_name, False, sha256s=sha256s, **words)
+
+
+def _errno(error: BaseException) -> int | None:
+    """The errno of an OSError or of the one that an OutputError was raised from."""
+    source = error if isinstance(error, OSError) else error.__cause__
+    return source.errno if isinstance(source, OSError) else None
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _resolve(name: str) -> tuple[Any, Callable[..., Any]]:
+    module_name, _, attribute = name.partition(":")
+    with logs.without_stderr():
+        module = importlib.import_module(module_name)
+    return module, getattr(module, attribute)

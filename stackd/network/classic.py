@@ -1,0 +1,81 @@
+"""The network of 2019, layer for layer: eight frames in, one picture out, 6,809 parameters.
+
+Twelve layers on whole pictures in 0..1; Dense layers mix the frames of one pixel, the two transposed
+convolutions look at four pixels each. Knows no paths and makes no pictures: training takes them as an array.
+"""
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from stackd.network.corruption import FRAMES, HEIGHT_PX, WIDTH_PX, corrupt
+
+Image = NDArray[np.float32]
+
+EPOCHS = 50
+BATCH = 10
+LEARNING_RATE = 0.002  # Keras's own for Nadam in 2019
+
+# (layer, features): the article's table. Parameters: a Dense of n features on m has (m + 1) n, a 2 x 2
+# convolution (4 m + 1) n.
+LAYERS = (
+    ("dense_1", 8),
+    ("dense_2", 16),
+    ("dense_3", 16),
+    ("dense_4", 16),
+    ("conv2d_transpose_1", 32),
+    ("dense_5", 16),
+    ("conv2d_transpose_2", 32),
+    ("dense_6", 16),
+    ("dense_7", 16),
+    ("dense_8", 16),
+    ("dense_9", 16),
+    ("dense_10", 1),
+)
+
+
+def build_classic(height_px: int | None = HEIGHT_PX, width_px: int | None = WIDTH_PX, *, seed: int = 0) -> keras.Model:
+    """The untrained network: (n, height_px, width_px, 8) in 0..1 -> (n, height_px, width_px, 1).
+
+    None as a size takes any. The same seed gives the same weights.
+    """
+    frames = keras.Input((height_px, width_px, FRAMES), name="input_1")
+    x = frames
+    for number, (name, features) in enumerate(LAYERS):
+        x = _layer(name, features, keras.initializers.GlorotUniform(1000 * seed + number))(x)
+    return keras.Model(frames, x, name="classic")
+
+
+def _layer(name: str, features: int, initializer: keras.Initializer) -> keras.Layer:
+    """Rectified everywhere but at the end: a picture that goes to black teaches a rectified output nothing."""
+    activation = "linear" if name == LAYERS[-1][0] else "relu"
+    if name.startswith("dense"):
+        return keras.layers.Dense(features, activation, kernel_initializer=initializer, name=name)
+    return keras.layers.Conv2DTranspose(
+        features, (2, 2), padding="same", activation=activation, kernel_initializer=initializer, name=name
+    )
+
+
+def fit_classic(
+    pictures: Image, *, epochs: int = EPOCHS, batch: int = BATCH, seed: int = 0
+) -> tuple[keras.Model, list[float]]:
+    """Train on clean pictures (n, 120, 160) in 0..1, as in 2019: mean squared error, Nadam, frames made once.
+
+    Returns the network and the mean loss of each epoch. The same pictures and seed give the same weights.
+    """
+    rng = np.random.default_rng(seed)
+    frames = np.stack([corrupt(picture, rng) for picture in pictures])
+    network = build_classic(*pictures.shape[1:], seed=seed)
+    network.compile(optimizer=keras.optimizers.Nadam(LEARNING_RATE), loss="mse")
+    losses = []
+    for _ in range(epochs):
+        order = rng.permutation(len(pictures))
+        parts = [order[start : start + batch] for start in range(0, len(order), batch)]
+        batch_losses = [network.train_on_batch(frames[part], pictures[part][..., None]) for part in parts]
+        losses.append(float(np.average(batch_losses, weights=[len(part) for part in parts])))
+    return network, losses
+
+
+def apply_classic(network: keras.Model, frames: Image) -> Image:
+    """One picture (H, W) from eight frames (H, W, 8) in 0..1 that lie on each other; not clipped."""
+    return np.asarray(network(frames[None], training=False))[0, ..., 0]

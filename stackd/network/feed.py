@@ -1,0 +1,232 @@
+"""Endless seeded training data: simulated nights, fused as real ones are, cut into crops.
+
+Sky number i of a seed is always the same, whoever computes it. The frames pass through the same warp,
+rejection and fusion as real captures, with transforms, star widths, sky levels and transparencies as
+wrong as measured ones are. Knows no paths: pictures come as a sequence of arrays.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stackd.imaging import camera, skies
+from stackd.imaging.debayer import debayer
+from stackd.imaging.fuse import fuse
+from stackd.imaging.psf import Psf
+from stackd.imaging.stack import combine, find_outliers
+from stackd.imaging.warp import Transform, apply_transform
+from stackd.network.channels import network_input
+
+Image = NDArray[np.float32]
+CANVAS_PX = 320
+SKY_PX = 256  # the canvas' middle; what lies outside is edge
+TARGET_FWHM_PX = 2.0
+# What the skies below cover; a set outside it meets a network that has never seen its like.
+TRAINED_RANGE = {"frames": [1, 32], "fwhm_px": [1.7, 6.0], "ellipticity": [0.0, 0.25]}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One band of one simulated set: `bank` (SKY_PX, SKY_PX, CHANNELS), `conditions`, `truth` (SKY_PX, SKY_PX); unit: the
+    stack's noise."""
+
+    bank: Image
+    conditions: NDArray[np.float32]
+    truth: Image
+
+
+def simulate(seed: int, number: int, pictures: Sequence[Image]) -> list[Sample]:
+    """Sky `number` of a seed as one sample a band. `pictures` are (h, w, 3) in 0..1; none: procedural skies alone."""
+    rng = np.random.default_rng([seed, number])
+    bands = 3 if rng.random() < 0.3 else 1
+    sky = random_sky(rng, bands, pictures)
+    night = random_night(rng, bands)
+    return _samples(sky, night, camera.expose(sky, night, rng), rng)
+
+
+def random_sky(rng: np.random.Generator, bands: int, pictures: Sequence[Image]) -> skies.Sky:
+    """A sky of any kind that people point at: star fields, nebulae with and without detail, galaxies, nothing."""
+    shape = (CANVAS_PX, CANVAS_PX)
+    peak = float(np.exp(rng.uniform(np.log(30), np.log(6000))))
+    if len(pictures) and rng.random() < 0.6:
+        diffuse = skies.from_picture(pictures[rng.integers(len(pictures))], shape, bands, rng, peak)
+    else:
+        diffuse = skies.procedural(shape, bands, rng, peak)
+    kind = rng.random()
+    if kind < 0.35:
+        diffuse = skies.soften(diffuse, rng.uniform(8, 60))
+    elif kind < 0.42:
+        diffuse = np.zeros_like(diffuse)
+    density = float(np.exp(rng.uniform(np.log(40), np.log(6000))))
+    low = float(np.exp(rng.uniform(np.log(30), np.log(400))))
+    stars = skies.star_catalogue(shape, bands, rng, density, (low, float(np.exp(rng.uniform(np.log(2e4), np.log(6e5))))))
+    return skies.Sky(diffuse, *stars)
+
+
+def random_night(rng: np.random.Generator, bands: int) -> camera.Night:
+    """Seeing, weather and camera of one set."""
+    best = float(np.exp(rng.uniform(np.log(1.7), np.log(4.2))))
+    level = float(np.exp(rng.uniform(np.log(40), np.log(3000))))
+    return camera.Night(
+        frames=_frame_count(rng),
+        fwhm_px=(best, best * rng.uniform(1.05, 2.2)),
+        beta=(2.4, 4.7),
+        ellipticity=(0.0, 0.2),
+        drift_px=rng.choice([0.0, 0.5, 1.5], p=[0.6, 0.3, 0.1]),
+        defocus_chance=0.2 if rng.random() < 0.1 else 0.0,
+        coma_chance=0.5 if rng.random() < 0.1 else 0.0,
+        shift_px=15.0,
+        rotation_deg=float(rng.choice([0.2, 2.0, 8.0])),
+        transparency=(rng.uniform(0.5, 0.95), 1.0),
+        sky=(level, level * rng.uniform(1, 3)),
+        gradient=0.0,
+        read_noise=float(np.exp(rng.uniform(np.log(1.5), np.log(15)))),
+        saturation_adu=float(np.exp(rng.uniform(np.log(5e3), np.log(6e4)))) if rng.random() < 0.15 else 65535.0,
+        hot_pixels=float(10 ** rng.uniform(-5.5, -3.3)),
+        cosmic_rays_per_mpx=float(rng.choice([2.0, 20.0])),
+        trail_chance=0.35 if rng.random() < 0.2 else 0.04,
+        cloud_chance=0.3 if rng.random() < 0.2 else 0.02,
+        bayer="RGGB" if bands == 3 and rng.random() < 0.75 else "",
+    )
+
+
+def _frame_count(rng: np.random.Generator) -> int:
+    """Mostly the usual 8, at times a few more or fewer, rarely many."""
+    kind = rng.random()
+    if kind < 0.68:
+        return 8
+    return 32 if kind < 0.7 else int(rng.integers(1, 17))
+
+
+def _samples(sky: skies.Sky, night: camera.Night, exposures: list[camera.Exposure], rng) -> list[Sample]:
+    """Align, reject, stack and fuse each band, and set the truth beside it."""
+    told = _told_psfs(exposures, rng)
+    scales = np.array([e.transparency for e in exposures]) * rng.normal(1, 0.01, len(exposures))
+    noise = np.array([np.sqrt(e.sky_adu + night.read_noise**2) for e in exposures]) / scales
+    noise = noise * rng.normal(1, 0.03) * rng.normal(1, 0.01, len(noise))
+    transforms = [_as_measured(e.matrix, rng) for e in exposures]
+    banks = []
+    for band, planes in enumerate(_bands(night, exposures)):
+        frames = np.array([apply_transform((p - rng.normal(0, 0.05) * s * c) / c, t, p.shape)[0]
+                           for p, t, c, s in zip(planes, transforms, scales, noise)])  # fmt: skip
+        stack = combine(frames, noise, find_outliers(frames, noise, 4.0))
+        banks.append(fuse(frames, noise, stack, told, TARGET_FWHM_PX))
+    middle = slice((CANVAS_PX - SKY_PX) // 2, (CANVAS_PX + SKY_PX) // 2)
+    truth = sky.truth(TARGET_FWHM_PX)
+    inputs = network_input(banks)
+    return [
+        Sample(i[middle, middle].copy(), b.conditions, truth[k][middle, middle] / np.float32(b.unit_adu))
+        for k, (i, b) in enumerate(zip(inputs, banks))
+    ]
+
+
+def _bands(night: camera.Night, exposures: list[camera.Exposure]) -> Iterator[list[Image]]:
+    """Each band's frames, the true sky level taken off."""
+    ground = [e.pixels - night.offset_adu - e.sky_adu for e in exposures]
+    if night.bayer:
+        ground = [debayer(g, night.bayer) for g in ground]
+    if ground[0].ndim == 2:
+        yield ground
+    else:
+        yield from ([g[band] for g in ground] for band in range(3))
+
+
+def _told_psfs(exposures: list[camera.Exposure], rng) -> tuple[Psf, ...] | None:
+    """The PSFs as a fit gives them: a little wrong, all in one direction and each in its own, sometimes plainly too
+    wide (knots of nebula taken for stars), sometimes none. Faint neighbours make wings look stronger: hence the beta."""
+    if rng.random() < 0.06:
+        return None
+    common_width = rng.normal(0.08, 0.1) if rng.random() < 0.15 else rng.normal(-0.01, 0.025)
+    common_beta = rng.normal(-0.3, 0.3)
+    return tuple(
+        replace(
+            e.psf,
+            fwhm_px=e.psf.fwhm_px * float(np.exp(common_width + rng.normal(0, 0.02))),
+            beta=float(np.clip(e.psf.beta + common_beta + rng.normal(0, 0.3), 1.8, 8)),
+            ellipticity=float(np.clip(e.psf.ellipticity + rng.normal(0, 0.02), 0, 0.5)),
+        )
+        for e in exposures
+    )
+
+
+def _as_measured(matrix: NDArray[np.float64], rng) -> Transform:
+    """The true transform with a registration's error on top."""
+    wrong = matrix.copy()
+    wrong[:, 2] += rng.normal(0, 0.2 if rng.random() < 0.03 else 0.05, 2)
+    return Transform(wrong, "stars", 0, 0.0)
+
+
+class Pool:
+    """A sliding window over the stream of skies, from which batches of crops are drawn.
+
+    Step t draws from the last `window` samples of the first warm + t * skies_per_step skies, so the batches of a
+    seed are the same whatever the speed of the simulator, and a resumed run goes on with the same ones.
+    """
+
+    def __init__(
+        self, seed: int, pictures: Sequence[Image], *, window: int, warm: int, skies_per_step: float, processes: int
+    ) -> None:
+        self._seed, self._pictures = seed, pictures
+        self._window, self._warm, self._rate = window, warm, skies_per_step
+        self._samples: list[Sample] = []
+        self._next_sky = 0
+        self._pending: dict[int, object] = {}
+        # a spawned child inherits no TensorFlow; its nice level leaves the trainer its cores
+        self._executor = ProcessPoolExecutor(
+            processes, mp_context=get_context("spawn"), initializer=_start_child, initargs=(pictures,)
+        )
+        self._lookahead = 8 * processes
+
+    def batch(self, step: int, crop_px: int, size: int) -> tuple[Image, NDArray[np.float32], Image]:
+        """(bank, conditions, truth) of `size` random crops, each flipped and turned at random."""
+        self._advance_to(self._warm + int(step * self._rate))
+        rng = np.random.default_rng([self._seed, 1 << 32, step])
+        crops = [_crop(self._samples[rng.integers(len(self._samples))], crop_px, rng) for _ in range(size)]
+        return tuple(np.stack(parts) for parts in zip(*crops))
+
+    def close(self) -> None:
+        """Stop the simulating processes."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _advance_to(self, count: int) -> None:
+        while self._next_sky < count:
+            for ahead in range(self._next_sky, self._next_sky + self._lookahead):
+                if ahead not in self._pending:
+                    self._pending[ahead] = self._executor.submit(_simulate_in_child, self._seed, ahead)
+            self._samples += self._pending.pop(self._next_sky).result()
+            self._samples = self._samples[-self._window :]
+            self._next_sky += 1
+
+    def skip_to(self, step: int) -> None:
+        """On resuming: leave out the skies that the window at this step has already dropped (a sky gives at most 3)."""
+        self._next_sky = max(0, self._warm + int(step * self._rate) - self._window)
+
+
+_pictures_of_child: Sequence[Image] = ()
+
+
+def _start_child(pictures: Sequence[Image]) -> None:
+    global _pictures_of_child
+    os.nice(5)
+    _pictures_of_child = pictures
+
+
+def _simulate_in_child(seed: int, number: int) -> list[Sample]:
+    return simulate(seed, number, _pictures_of_child)
+
+
+def _crop(sample: Sample, crop_px: int, rng) -> tuple[Image, NDArray[np.float32], Image]:
+    top, left = rng.integers(0, SKY_PX - crop_px + 1, 2)
+    turn, flip = int(rng.integers(4)), bool(rng.integers(2))
+    window = (slice(top, top + crop_px), slice(left, left + crop_px))
+
+    def turned(image: Image) -> Image:
+        image = np.rot90(image[window], turn)
+        return image[::-1] if flip else image
+
+    return turned(sample.bank), sample.conditions, turned(sample.truth)

@@ -1,0 +1,59 @@
+"""What the restorer is asked for: a true picture on the scale people look at, true fluxes, honest errors.
+
+All in units of the stack's noise. Knows tensors only.
+"""
+
+import keras
+from keras import ops
+
+SOFTENING = 3.0  # noise units: below it the scale is linear, above logarithmic
+BOXES_PX = (5, 11)  # sums over these boxes are fluxes
+FLUX_ACCURACY = 0.01  # relative; closer than this a flux counts as right
+
+
+def restoration_loss(truth, restored, log_sigma):
+    """Scalar loss of (B, H, W) predictions: fidelity + fluxes + likelihood of the claimed error."""
+    return fidelity(truth, restored) + 0.1 * flux_error(truth, restored) + 0.02 * nll(truth, restored, log_sigma)
+
+
+def stretched(image):
+    """asinh scale with SOFTENING."""
+    return ops.arcsinh(image / SOFTENING)
+
+
+def fidelity(truth, restored):
+    """Charbonnier plus each sample's log mean square: PSNR is a logarithm too, so easy skies count like hard ones."""
+    difference = stretched(restored) - stretched(truth)
+    charbonnier = ops.mean(ops.sqrt(difference**2 + 1e-6))
+    mean_square = ops.mean(difference**2, axis=(1, 2))
+    return charbonnier + 0.05 * ops.mean(ops.log(mean_square + 1e-5))
+
+
+def flux_error(truth, restored):
+    """Error of box sums over what noise and FLUX_ACCURACY allow, without outliers deciding."""
+    terms = []
+    for size in BOXES_PX:
+        want = _box_sum(truth, size)
+        allowed = ops.sqrt(float(size) ** 2 + (FLUX_ACCURACY * want) ** 2)
+        chi = (_box_sum(restored, size) - want) / allowed
+        terms.append(ops.mean(ops.sqrt(1 + chi**2) - 1))
+    return sum(terms) / len(terms)
+
+
+def nll(truth, restored, log_sigma):
+    """Laplace likelihood of the claimed error, which a few wild pixels cannot dominate. It must not move the picture."""
+    error = ops.stop_gradient(ops.abs(restored - truth))
+    return ops.mean(log_sigma + error * ops.exp(-log_sigma))
+
+
+def psnr(truth, restored):
+    """dB on the stretched scale against each sample's range; mean over the batch."""
+    t, r = stretched(truth), stretched(restored)
+    span = ops.max(t, axis=(1, 2)) - ops.min(t, axis=(1, 2))
+    mean_square = ops.mean((r - t) ** 2, axis=(1, 2))
+    return ops.mean(10 * ops.log(span**2 / (mean_square + 1e-9)) / ops.log(10.0))
+
+
+def _box_sum(image, size: int):
+    pooled = keras.ops.average_pool(ops.expand_dims(image, -1), size, strides=1, padding="valid")
+    return ops.squeeze(pooled, -1) * size**2

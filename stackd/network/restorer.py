@@ -1,0 +1,122 @@
+"""A trained network at work: banks of fused maps in, restored planes with their uncertainty out, tile by tile.
+
+Memory does not grow with the picture, and a tile's middle is what the whole picture would give. Takes and
+returns arrays in the frames' unit; knows no paths, frames or settings.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from stackd.errors import ModelError
+from stackd.imaging.fuse import Bank
+from stackd.network import architecture
+from stackd.network.channels import CHANNELS, network_input
+
+Image = NDArray[np.float32]
+TILE_PX = 768  # one shape for all pictures: TensorFlow keeps memory for every new one
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One band: the picture and its 1-sigma error, (H, W), in the frames' unit."""
+
+    image: Image
+    sigma: Image
+
+
+class Restorer:
+    """A network with its weights, ready to be used. `card` is the model's own description."""
+
+    def __init__(self, card: dict[str, Any], weights: dict[str, NDArray[np.float32]]) -> None:
+        """Raises ModelError where weights and architecture do not belong together."""
+        self.card = card
+        self._network = architecture.build(card["architecture"])
+        set_weights(self._network, weights)
+        self._claimed, self._real = np.array(card["sigma_curve"])
+        signature = [
+            tf.TensorSpec((1, TILE_PX, TILE_PX, CHANNELS), tf.float32),
+            tf.TensorSpec((1, architecture.CONDITIONS), tf.float32),
+        ]
+        self._call = tf.function(lambda bank, told: self._network([bank, told]), input_signature=signature)
+
+    @property
+    def target_fwhm_px(self) -> float:
+        """The star width that this network was trained to give."""
+        return float(self.card["target_fwhm_px"])
+
+    def restore(self, banks: Sequence[Bank], tile_done: Callable[[float], None] = lambda share: None) -> list[Restored]:
+        """Restore every band; `tile_done` hears the share of the work that is done."""
+        inputs = network_input(banks)
+        out = []
+        for k, (bank, channels) in enumerate(zip(banks, inputs)):
+            picture, sigma = self._whole(channels, bank.conditions, lambda share: tile_done((k + share) / len(banks)))
+            unit = np.float32(bank.unit_adu)
+            out.append(Restored(picture * unit, sigma * unit))
+        return out
+
+    def _whole(self, channels: Image, conditions, tile_done) -> tuple[Image, Image]:
+        height, width = channels.shape[:2]
+        picture, sigma = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
+        tiles = list(_tiles(height, width))
+        for n, (top, left) in enumerate(tiles):
+            restored, log_sigma = self._call(_cut(channels, top, left)[None], conditions[None])
+            inner = slice(architecture.HALO_PX, TILE_PX - architecture.HALO_PX)
+            rows, columns = slice(top, min(top + _STEP_PX, height)), slice(left, min(left + _STEP_PX, width))
+            size = rows.stop - rows.start, columns.stop - columns.start
+            picture[rows, columns] = restored.numpy()[0, inner, inner][: size[0], : size[1]]
+            sigma[rows, columns] = self._honest(log_sigma.numpy()[0, inner, inner][: size[0], : size[1]])
+            tile_done((n + 1) / len(tiles))
+        return picture, sigma
+
+
+    def _honest(self, log_sigma: Image) -> Image:
+        """The claimed error put right by what the held-out skies showed; beyond the curve by its end's correction."""
+        excess = log_sigma - np.clip(log_sigma, self._claimed[0], self._claimed[-1])
+        return np.exp(np.interp(log_sigma, self._claimed, self._real) + excess).astype(np.float32)
+
+
+_STEP_PX = TILE_PX - 2 * architecture.HALO_PX
+
+
+def _tiles(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Corners of the tiles' middles; all lie on the network's stride, or a tile would not give what the whole gives."""
+    for top in range(0, height, _STEP_PX):
+        for left in range(0, width, _STEP_PX):
+            yield top, left
+
+
+def _cut(channels: Image, top: int, left: int) -> Image:
+    """The tile around the middle that starts here, mirrored where it reaches over the picture's edge."""
+    halo = architecture.HALO_PX
+    rows = _mirrored(np.arange(top - halo, top - halo + TILE_PX), channels.shape[0])
+    columns = _mirrored(np.arange(left - halo, left - halo + TILE_PX), channels.shape[1])
+    return channels[np.ix_(rows, columns)]
+
+
+def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Indices folded back into 0 .. size - 1, as often as needed."""
+    period = index % (2 * size)
+    return np.minimum(period, 2 * size - 1 - period)
+
+
+def weights_of(network: keras.Model) -> dict[str, NDArray[np.float32]]:
+    """All weights by the path of their variable."""
+    return {v.path: np.asarray(v) for v in network.weights}
+
+
+def set_weights(network: keras.Model, weights: dict[str, NDArray[np.float32]]) -> None:
+    """Put weights into a network. Raises ModelError unless names and shapes agree one to one."""
+    wanted = {v.path: v for v in network.weights}
+    if wanted.keys() != weights.keys():
+        odd = sorted(wanted.keys() ^ weights.keys())
+        raise ModelError(f"the weights are not of this architecture: {', '.join(odd[:4])} on one side only")
+    for path, variable in wanted.items():
+        if tuple(variable.shape) != weights[path].shape:
+            raise ModelError(f"the weight {path} has shape {weights[path].shape}, the architecture {tuple(variable.shape)}")
+        variable.assign(weights[path])

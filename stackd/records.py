@@ -1,0 +1,99 @@
+"""What travels between the rooms: small frozen records, picklable, in field terms.
+
+Used from F3 (disk) upwards. Arrays ride only in `Frame`; everything else is light enough for the
+ledger and for the pipe between the supervisor and its worker.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One file as a scan saw it. Two equal sightings mean that the file did not change between."""
+
+    path: str  # relative to the inbox, "/" between folders
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFacts:
+    """What a capture's header (and, where it is silent, its name) says. None: not said."""
+
+    width_px: int
+    height_px: int
+    bands: int  # 1 (mono or Bayer mosaic) or 3
+    sample_type: str  # of the file: "uint8", "uint16", "int16", "float32" ...
+    target: str | None = None
+    filter: str | None = None
+    exposure_s: float | None = None
+    gain: float | None = None
+    binning: str | None = None  # "1x1"
+    camera: str | None = None
+    taken_at: str | None = None  # start of the exposure, ISO 8601, UTC
+    bayer: str | None = None  # pattern from the array's row 0 on: "RGGB", "GRBG", "GBRG", "BGGR"
+    bottom_up: bool = False  # row 0 of the array is the bottom of the picture (ROWORDER)
+    image_type: str = "light"  # light, dark, flat or bias
+    electrons_per_adu: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One capture in memory."""
+
+    path: str  # absolute
+    sha256: str
+    facts: FrameFacts
+    pixels: Image  # (H, W), a mosaic if facts.bayer, or (3, H, W); file units (ADU)
+    saturation_adu: float
+    cards: tuple[str, ...] = ()  # the header's own 80-character cards; empty for pictures
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSet:
+    """Frames that belong together, in order of time."""
+
+    name: str  # safe as a folder name
+    frames: tuple[Sighting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One restoration for a worker: paths and plain values only."""
+
+    set_name: str
+    paths: tuple[str, ...]  # absolute, in order of time
+    staging: str  # an existing empty folder for the result's files
+    restore: dict[str, Any]  # settings.RestoreSettings as a dict
+    limits: dict[str, Any]  # settings.LimitsSettings as a dict
+    model: str  # folder of the model version to use; "" for the plain stack alone
+    config_sha256: str = ""
+    aligned: bool = False
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a job ended. `result` is the content of result.json where it went well.
+
+    `cause` of an end that was not good: "set" (its frames are at fault), "duplicate" (`reason` is the
+    set with the same content), "model", "space" (a full disk), "transient" (an input or output error
+    that may pass) or "death" (the worker died, ran out of time or met an unforeseen error).
+    """
+
+    set_name: str
+    ok: bool
+    result: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    file: str | None = None
+    remedy: str = ""
+    retry: bool = False
+    cause: str = ""
+    sha256s: tuple[str, ...] = ()  # of the frames, in the job's order; empty if they were not read

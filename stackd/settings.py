@@ -1,0 +1,231 @@
+"""config.toml as typed, closed, frozen settings: the only place where defaults live.
+
+Read once by the command line and handed down in slices. Unknown keys are an error that names the
+nearest known one; STACKD_SECTION__KEY in the environment wins over the file; relative paths are
+relative to the file. Knows nothing of what the values are used for.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stackd.errors import ConfigError
+
+CONFIG_NAME = "config.toml"
+ENVIRONMENT_PREFIX = "STACKD_"
+
+
+class Section(BaseModel):
+    """One table of config.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FolderSettings(Section):
+    inbox: Path = Field(Path("inbox"), description="where captures are dropped; stackd only reads here")
+    outbox: Path = Field(Path("outbox"), description="finished sets, one folder each, and the day's log")
+    quarantine: Path = Field(Path("quarantine"), description="error.json of each set that could not be restored")
+    models: Path = Field(Path("models"), description="model store; the shipped model serves while it is empty")
+    state: Path = Field(Path(".stackd"), description="ledger and lock; must lie on a local disk")
+    archive: Path = Field(Path("archive"), description='where finished frames move to when set.after = "archive"')
+
+
+class SetSettings(Section):
+    frames: Annotated[int, Field(ge=1, le=1000)] = Field(8, description="frames in a complete set")
+    settle_s: Annotated[float, Field(ge=0)] = Field(5.0, description="a file counts once it has not changed for so long")
+    scan_interval_s: Annotated[float, Field(gt=0)] = Field(10.0, description="the inbox is scanned at least so often")
+    watch: Literal["auto", "poll"] = Field("auto", description='"poll" for network mounts, which send no events')
+    partial: Literal["wait", "restore", "quarantine"] = Field("wait", description="what becomes of a set that stays incomplete")
+    partial_after_s: Annotated[float, Field(ge=0)] = Field(3600.0, description="no new frame for so long makes a set incomplete")
+    min_frames: Annotated[int, Field(ge=1)] = Field(2, description='fewest frames that partial = "restore" accepts')
+    exposure_tolerance: Annotated[float, Field(ge=0, le=1)] = Field(0.02, description="relative difference within a set")
+    after: Literal["keep", "archive"] = Field("keep", description="what becomes of a finished set's frames")
+
+
+class RestoreSettings(Section):
+    model: str = Field("default", description="NAME or NAME@VERSION from the model store")
+    network: bool = Field(True, description="false: the plain stack alone")
+    target_fwhm_px: Annotated[float, Field(ge=1.0, le=10.0)] = Field(2.0, description="star width asked of the result")
+    strength: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="0 gives the plain stack, 1 the network's result")
+    flux_tolerance: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="largest accepted change of star fluxes, mag")
+    reject_kappa: Annotated[float, Field(ge=2, le=20)] = Field(4.0, description="outliers beyond so many sigma are left out")
+
+
+class LimitsSettings(Section):
+    max_pixels: Annotated[int, Field(gt=0)] = Field(150_000_000, description="largest frame accepted, px")
+    max_file_mb: Annotated[int, Field(gt=0)] = Field(1024, description="largest file accepted")
+    memory_mb: Annotated[int, Field(ge=0)] = Field(0, description="most memory for the worker; 0: no limit")
+    set_timeout_s: Annotated[float, Field(gt=0)] = Field(1800.0, description="a set that takes longer is stopped")
+    stop_timeout_s: Annotated[float, Field(gt=0)] = Field(90.0, description="a running set may finish within it on SIGTERM")
+    attempts: Annotated[int, Field(ge=1)] = Field(3, description="tries before a set is quarantined")
+    sets_per_worker: Annotated[int, Field(ge=1)] = Field(200, description="the worker is replaced after so many sets")
+    min_free_mb: Annotated[int, Field(ge=0)] = Field(500, description="below it the work pauses until there is space")
+
+
+class LogSettings(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level that is logged")
+    keep_days: Annotated[int, Field(ge=1)] = Field(30, description="the outbox's day logs are kept so long")
+
+
+class MetricsSettings(Section):
+    textfile: Path | None = Field(None, description="Prometheus text file rewritten after each set")
+
+
+class NotifySettings(Section):
+    command: list[str] = Field([], description="run after each set with its name and verdict as arguments")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="the command is stopped after so long")
+
+
+class ClusterSettings(Section):
+    runner: Literal["local"] = Field("local", description="who restores: a process on this machine")
+
+
+class TrainSettings(Section):
+    pictures: Path | None = Field(None, description="folder of clean pictures; none: simulated skies alone")
+    preset: str = Field("default", description="network and recipe to train")
+    minutes: Annotated[float, Field(gt=0)] = Field(30.0, description="length of a training run")
+    seed: int = Field(0, description="seed of data, weights and order")
+    keep: Annotated[int, Field(ge=2)] = Field(5, description="versions of a model kept in the store")
+
+
+class Settings(Section):
+    """All of config.toml. `folder` is where the file lies; every path in the result is absolute."""
+
+    folders: FolderSettings = FolderSettings()
+    set: SetSettings = SetSettings()
+    restore: RestoreSettings = RestoreSettings()
+    limits: LimitsSettings = LimitsSettings()
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    notify: NotifySettings = NotifySettings()
+    cluster: ClusterSettings = ClusterSettings()
+    train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _folders_apart(self) -> Self:
+        """A folder that feeds itself would restore its own results for ever."""
+        inbox = self.folders.inbox
+        for name in ("outbox", "quarantine", "models", "state", "archive"):
+            other = getattr(self.folders, name)
+            if other == inbox or inbox in other.parents:
+                raise ValueError(f"folders.{name} ({other}) lies inside folders.inbox ({inbox}); put it beside the inbox")
+        if self.folders.outbox in inbox.parents:
+            raise ValueError(f"folders.inbox ({inbox}) lies inside folders.outbox; put it beside the outbox")
+        if self.set.min_frames > self.set.frames:
+            raise ValueError(f"set.min_frames ({self.set.min_frames}) is more than set.frames ({self.set.frames})")
+        return self
+
+    def digest(self) -> str:
+        """sha256 of all values, to name in each result."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def find_config(named: Path | None) -> Path | None:
+    """The config file to read: the named one, else ./config.toml, else None (packaged defaults)."""
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(f"{named}: no such config file (name one with --config, or leave the option out)")
+        return named
+    here = Path(CONFIG_NAME)
+    return here if here.is_file() else None
+
+
+def load(path: Path | None, environment: dict[str, str] | None = None) -> Settings:
+    """Settings from a file (None: defaults, relative to the current folder) and the environment.
+
+    Raises ConfigError with every problem in the file at once.
+    """
+    folder = (path.parent if path else Path()).resolve()
+    values = _read_toml(path) if path else {}
+    environment = dict(os.environ) if environment is None else environment
+    problems = _unknown_keys(values, path)
+    for section, keys in _from_environment(environment, problems).items():
+        if isinstance(values.setdefault(section, {}), dict):
+            values[section] = values[section] | keys
+    if environment.get("STATE_DIRECTORY") and "state" not in values.get("folders", {}):
+        values.setdefault("folders", {})["state"] = environment["STATE_DIRECTORY"].split(":")[0]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        return Settings.model_validate(_absolute_paths(values, folder))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, path) for e in error.errors())) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+
+
+def _sections() -> dict[str, type[Section]]:
+    return {name: info.annotation for name, info in Settings.model_fields.items()}
+
+
+def _unknown_keys(values: dict[str, Any], path: Path | None) -> list[str]:
+    problems = []
+    sections = _sections()
+    for section, keys in values.items():
+        if section not in sections:
+            problems.append(f"{path}: unknown section [{section}]{_nearest(section, list(sections))}")
+        elif not isinstance(keys, dict):
+            problems.append(f"{path}: {section} must be a section, [{section}]")
+        else:
+            known = list(sections[section].model_fields)
+            problems += [
+                f"{path}: unknown key {section}.{key}{_nearest(key, known)}" for key in keys if key not in known
+            ]
+    return problems
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _from_environment(environment: dict[str, str], problems: list[str]) -> dict[str, dict[str, Any]]:
+    """STACKD_SECTION__KEY variables as a nested dict; JSON where it parses as such, else text."""
+    found: dict[str, dict[str, Any]] = {}
+    sections = _sections()
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or "__" not in variable:
+            continue
+        section, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__", 1)
+        if section not in sections or key not in sections[section].model_fields:
+            known = [f"{s}__{k}" for s, kind in sections.items() for k in kind.model_fields]
+            problems.append(f"{variable} in the environment: unknown key{_nearest(f'{section}__{key}', known)}")
+            continue
+        found.setdefault(section, {})[key] = _plain(text)
+    return found
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same values with every path, default ones too, made absolute against the config's folder."""
+    out = {section: dict(keys) for section, keys in values.items()}
+    for section, kind in _sections().items():
+        for key, info in kind.model_fields.items():
+            if info.annotation not in (Path, Path | None):
+                continue
+            value = out.get(section, {}).get(key, info.default)
+            if isinstance(value, (str, Path)) and str(value):
+                out.setdefault(section, {})[key] = Path(os.path.normpath(folder / Path(value).expanduser()))
+    return out
+
+
+def _explain(error: Any, path: Path | None) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "folders"
+    return f"{path or 'defaults'}: {where}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,129 @@
+"""What `stackd status` says: the daemon's own snapshot, the ledger's counts, the model, the space left.
+
+The daemon rewrites state/status.json whenever what it says changes; reading needs no daemon and
+changes nothing.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stackd.disk import outbox
+from stackd.disk.ledger import LEDGER_NAME, QUARANTINED, RETRY, Ledger
+from stackd.disk.lock import is_held
+from stackd.jobs.delivery import usable_model
+from stackd.settings import Settings
+from stackd.turn import Turn
+
+STATUS_NAME = "status.json"
+
+
+def snapshot(turn: Turn, step: str, watch: str) -> dict[str, Any]:
+    """The daemon's view now, as plain values."""
+    at_work = turn.claimed.capture_set.name if turn.claimed else None
+    return {
+        "running": {"set": at_work, "step": step} if at_work else None,
+        "complete": [one.name for one in turn.assembly.complete if one.name != at_work],
+        "waiting": [
+            {"set": one.set_name, "frames": one.frames, "reason": one.reason} for one in turn.assembly.waiting
+        ],
+        "spoiled": [
+            {"set": one.set_name, "reason": one.reason, "file": one.file, "remedy": one.remedy}
+            for one in turn.assembly.spoiled
+        ],
+        "ignored": [f"{one.path}: {one.reason}" for one in (*turn.listing.ignored, *turn.assembly.unused)],
+        "trouble": turn.inbox_trouble or (turn.trouble.what if turn.trouble else ""),
+        "watch": watch,
+    }
+
+
+def one_line(view: dict[str, Any]) -> str:
+    """The snapshot as systemd's STATUS."""
+    if view["trouble"]:
+        return f"pauses: {view['trouble']}"
+    at_work = view["running"]
+    now = f"{at_work['set']}: {at_work['step']}" if at_work else "waits for frames"
+    counts = [f"{len(view[key])} {key}" for key in ("complete", "waiting", "spoiled") if view[key]]
+    return ", ".join([now, *counts])
+
+
+def write(state: Path, view: dict[str, Any]) -> None:
+    """Replace status.json in one step. Raises OSError."""
+    unfinished = state / f".{STATUS_NAME}.tmp"
+    unfinished.write_text(json.dumps(view, ensure_ascii=False), "utf-8")
+    unfinished.replace(state / STATUS_NAME)
+
+
+def gather(settings: Settings) -> dict[str, Any]:
+    """Everything there is to say, read only. Raises OutputError for a ledger that cannot be read."""
+    state = settings.folders.state
+    alive = is_held(state)
+    try:
+        view = json.loads((state / STATUS_NAME).read_bytes())
+    except (FileNotFoundError, ValueError):
+        view = {"complete": [], "waiting": [], "spoiled": [], "ignored": [], "trouble": "", "watch": ""}
+    if not alive or "running" not in view:
+        view["running"] = None
+    counts: dict[str, int] = {}
+    later: list[dict[str, Any]] = []
+    away: list[dict[str, Any]] = []
+    if (state / LEDGER_NAME).exists():
+        ledger = Ledger(state, read_only=True)
+        counts = ledger.counts()
+        later = [{"set": e.name, "reason": e.reason, "next_try": _time(e.next_try_s)} for e in ledger.entries(RETRY)]
+        away = [
+            {"set": e.name, "reason": e.reason, "file": e.file, "remedy": e.remedy, "attempts": e.attempts}
+            for e in ledger.entries(QUARANTINED)
+        ]
+        ledger.close()
+    folder, model = usable_model(settings)
+    view["complete"] = [name for name in view["complete"] if name not in {one["set"] for one in later}]
+    return view | {
+        "daemon": "running" if alive else "not running",
+        "done": counts.get("done", 0),
+        "duplicates": counts.get("duplicate", 0),
+        "retry": later,
+        "quarantined": away,
+        "model": model,
+        "model_folder": folder,
+        "free_mb": {name: _free_mb(getattr(settings.folders, name)) for name in ("outbox", "state")},
+    }
+
+
+def as_text(view: dict[str, Any]) -> str:
+    """The same for people."""
+    as_of = "" if view["daemon"] == "running" else " (what follows is how it was left)"
+    lines = [f"daemon       {view['daemon']}{as_of}", f"model        {view['model']}"]
+    if view["trouble"]:
+        lines.append(f"trouble      {view['trouble']}")
+    if view["running"]:
+        lines.append(f"running      {view['running']['set']}: {view['running']['step']}")
+    lines += [f"complete     {name}" for name in view["complete"]]
+    lines += [f"waiting      {one['set']}: {one['reason']}" for one in view["waiting"]]
+    lines += [f"tried again  {one['set']}: {one['reason']} (next at {one['next_try']})" for one in view["retry"]]
+    for one in (*view["spoiled"], *view["quarantined"]):
+        what_to_do = f" ({one['remedy']})" if one["remedy"] else ""
+        lines.append(f"quarantined  {one['set']}: {one['reason']}{what_to_do}")
+    lines += [f"ignored      {one}" for one in view["ignored"]]
+    repeats = f", {view['duplicates']} repeats" if view["duplicates"] else ""
+    lines.append(f"done         {view['done']} sets{repeats}")
+    lines.append("disk left    " + ", ".join(f"{name} {_words_mb(mb)}" for name, mb in view["free_mb"].items()))
+    return "\n".join(lines)
+
+
+def _free_mb(folder: Path) -> float | None:
+    try:
+        return round(outbox.free_mb(folder), 1)
+    except FileNotFoundError:
+        return None
+
+
+def _words_mb(mb: float | None) -> str:
+    if mb is None:
+        return "(not there yet)"
+    return f"{mb / 1024:.1f} GB" if mb >= 1024 else f"{mb:.0f} MB"
+
+
+def _time(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s).astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,93 @@
+"""Training pictures: whatever lies in the folder, the good ones are found and the others are named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stackd.disk.gallery import find_pictures, read_picture, survey
+from stackd.errors import ConfigError, SetError
+
+
+def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def noise(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(0, 256, shape, np.uint8)
+
+
+def test_pictures_are_found_by_suffix_in_order(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Any depth, any case; hidden and foreign files not."""
+    for name in ("b.JPG", "a/c.png", "a/.hidden.png", ".cache/d.png"):
+        save(tmp_path / name, noise(rng, 8, 8))
+    (tmp_path / "README.md").write_text("no picture")
+
+    assert [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path)] == ["a/c.png", "b.JPG"]
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    """The message names the folder."""
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ConfigError, match=str(folder)):
+            find_pictures(folder)
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path, rng: np.random.Generator) -> None:
+    """One bad file never stops a training; each is told with its reason."""
+    good = save(tmp_path / "a.png", noise(rng, 100, 120, 3))
+    (tmp_path / "b-copy.png").write_bytes(good.read_bytes())
+    save(tmp_path / "c-tiny.png", noise(rng, 95, 300, 3))
+    (tmp_path / "d-half.png").write_bytes(good.read_bytes()[:5000])
+    (tmp_path / "e-text.jpg").write_text("not a picture")
+    (tmp_path / "f-empty.png").touch()
+
+    gallery = survey(find_pictures(tmp_path))
+
+    assert gallery.paths == (good,)
+    reasons = {left.path.name: left.reason for left in gallery.left_out}
+    assert list(reasons) == ["b-copy.png", "c-tiny.png", "d-half.png", "e-text.jpg", "f-empty.png"]
+    assert "the same file as" in reasons["b-copy.png"]
+    assert "300 x 95" in reasons["c-tiny.png"]
+    assert all("cannot be read" in reasons[name] for name in ("d-half.png", "e-text.jpg", "f-empty.png"))
+
+
+@pytest.mark.parametrize("scale", [255, 65535])
+def test_grey_pictures_fill_three_bands(tmp_path: Path, scale: int) -> None:
+    """8 and 16 bit alike: full scale is 1, half of it 0.5."""
+    pixels = np.full((4, 6), scale // 2, np.uint8 if scale == 255 else np.uint16)
+    pixels[0, 0] = scale
+
+    picture = read_picture(save(tmp_path / "grey.png", pixels))
+
+    assert picture.shape == (4, 6, 3)
+    assert picture.dtype == np.float32
+    np.testing.assert_allclose(picture[0, 0], 1)
+    np.testing.assert_allclose(picture[1:], 0.5, atol=1 / scale)
+
+
+def test_colours_keep_their_order_and_transparency_is_black(tmp_path: Path) -> None:
+    """R G B, and nothing shines through what is transparent."""
+    pixels = np.zeros((2, 1, 4), np.uint8)
+    pixels[0, 0] = [255, 51, 0, 255]
+    pixels[1, 0] = [255, 255, 255, 0]
+
+    picture = read_picture(save(tmp_path / "rgba.png", pixels))
+
+    np.testing.assert_allclose(picture[:, 0], [[1, 0.2, 0], [0, 0, 0]])
+
+
+def test_pictures_stand_upright(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A camera's note that it was turned is obeyed."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+
+    assert read_picture(save(tmp_path / "turned.png", noise(rng, 10, 30, 3), exif=exif)).shape == (30, 10, 3)
+
+
+def test_a_missing_picture_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(SetError, match=r"gone\.png"):
+        read_picture(tmp_path / "gone.png")

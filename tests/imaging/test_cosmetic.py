@@ -1,0 +1,112 @@
+"""Hot pixels are found and mended; stars are left alone."""
+
+import numpy as np
+import pytest
+
+from stackd.imaging.cosmetic import find_hot_pixels, repair
+from tests.imaging.sky import exposure, star_positions
+
+SHAPE = (160, 200)
+
+
+def frames_with(rng, hot, drift_px, count=8, fwhm_px=2.2):
+    places, fluxes = star_positions(rng, 60, SHAPE)
+    frames = [
+        exposure(rng, places + rng.uniform(-drift_px, drift_px, 2), fluxes, SHAPE, fwhm_px=fwhm_px)
+        for _ in range(count)
+    ]
+    for frame in frames:
+        frame += hot
+    return frames
+
+
+def hot_map(rng, share=1e-3):
+    hot = np.zeros(SHAPE, np.float32)
+    places = rng.random(SHAPE) < share
+    hot[places] = rng.uniform(150, 4000, places.sum())
+    return hot
+
+
+@pytest.mark.parametrize("drift_px", [0.0, 0.3, 8.0])
+def test_hot_pixels_are_found_and_stars_are_not(drift_px):
+    """Nearly all hot pixels and hardly a star, dithered or not."""
+    rng = np.random.default_rng(5)
+    hot = hot_map(rng)
+
+    found = find_hot_pixels(frames_with(rng, hot, drift_px), bayer=False)
+
+    assert (found & (hot > 0)).sum() >= 0.9 * (hot > 0).sum()
+    assert (found & (hot == 0)).sum() <= 2
+
+
+def test_dead_pixels_and_columns_are_found():
+    """A dead pixel and a bright column are as fixed as a hot pixel."""
+    rng = np.random.default_rng(6)
+    defects = np.zeros(SHAPE, np.float32)
+    defects[40, 50] = -300
+    defects[:, 120] = 400
+
+    found = find_hot_pixels(frames_with(rng, defects, 5.0), bayer=False)
+
+    assert found[40, 50]
+    assert found[:, 120].mean() > 0.9
+    assert found.sum() < 200
+
+
+def test_a_cosmic_ray_in_one_frame_is_no_hot_pixel():
+    """What one frame alone shows is left to the stack."""
+    rng = np.random.default_rng(7)
+    frames = frames_with(rng, np.zeros(SHAPE, np.float32), 5.0)
+    frames[2][80, 80] += 5000
+
+    assert not find_hot_pixels(frames, bayer=False)[80, 80]
+
+
+def test_bayer_stars_are_not_eaten():
+    """On a mosaic a star lights neighbours of other colours: no star goes, even without dither; hot pixels do."""
+    rng = np.random.default_rng(8)
+    hot = hot_map(rng)
+    colours = np.tile(np.array([[300, 500], [500, 200]], np.float32), (SHAPE[0] // 2, SHAPE[1] // 2))
+    frames = [frame + colours for frame in frames_with(rng, hot, 0.0)]
+
+    found = find_hot_pixels(frames, bayer=True)
+
+    assert (found & (hot > 0)).sum() >= 0.9 * (hot > 0).sum()
+    assert (found & (hot == 0)).sum() <= 2
+
+
+def test_colour_frames_are_searched_band_by_band():
+    """A pixel hot in one band alone is marked there alone."""
+    rng = np.random.default_rng(9)
+    frames = [rng.normal(0, 5, (3, 40, 40)).astype(np.float32) for _ in range(8)]
+    for frame in frames:
+        frame[1, 20, 20] += 800
+
+    found = find_hot_pixels(frames, bayer=False)
+
+    assert found.shape == (3, 40, 40)
+    assert np.argwhere(found).tolist() == [[1, 20, 20]]
+
+
+def test_repair_takes_like_coloured_neighbours():
+    """Mending a mosaic gives the pixel the level of its own colour, in a copy."""
+    mosaic = np.tile(np.array([[10, 20], [30, 40]], np.float32), (6, 6))
+    broken = mosaic.copy()
+    hot = np.zeros(mosaic.shape, bool)
+    for place in [(0, 0), (5, 5), (5, 6), (11, 11)]:
+        broken[place], hot[place] = 9999, True
+
+    mended = repair(broken, hot, bayer=True)
+
+    assert np.array_equal(mended, mosaic)
+    assert broken[0, 0] == 9999
+
+
+def test_a_whole_hot_patch_is_bridged():
+    """Where all near neighbours are hot too, farther ones serve."""
+    image = np.full((20, 20), 7, np.float32)
+    hot = np.zeros(image.shape, bool)
+    hot[8:11, 8:11] = True
+    image[hot] = 500
+
+    assert np.array_equal(repair(image, hot, bayer=False), np.full((20, 20), 7, np.float32))

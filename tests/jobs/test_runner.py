@@ -1,0 +1,213 @@
+"""A worker that dies, hangs, grows or fails costs one report, and the next request finds a worker."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from standin import WORK, write_frame
+
+from stackd.disk.ledger import digest_of
+from stackd.jobs.assembly import Problem
+from stackd.jobs.runner import Limits, SerialRunner, WorkerRunner
+from stackd.jobs.worker import WorkerStart
+from stackd.records import FrameFacts, Job, Report
+
+LIMITS = {"max_pixels": 1000, "max_file_mb": 1}
+START = WorkerStart(WORK, "DEBUG", "", 1, 0)
+
+
+@pytest.fixture
+def steps() -> list[tuple[str, str, float]]:
+    """What `on_progress` was told."""
+    return []
+
+
+@pytest.fixture
+def runner(steps: list[tuple[str, str, float]]) -> Iterator[WorkerRunner]:
+    """A worker with a short deadline that knows no content."""
+    one = WorkerRunner(START, Limits(20.0, 100), lambda digest: None, lambda *step: steps.append(step))
+    yield one
+    one.close()
+
+
+def job_of(folder: Path, name: str = "M27", **orders: Any) -> Job:
+    """A job of two frames whose first asks for a behaviour."""
+    paths = [folder / f"{name}-{n}.fits" for n in range(2)]
+    for n, path in enumerate(paths):
+        write_frame(path, n, **(orders if n == 0 else {}))
+    staging = folder / f"staging-{name}"
+    staging.mkdir(exist_ok=True)
+    return Job(name, tuple(map(str, paths)), str(staging), {}, LIMITS, "")
+
+
+def until(runner: WorkerRunner, look: Callable[[], Any], deadline_s: float = 30.0) -> Any:
+    """What `look` gives once it gives something."""
+    end_s = time.monotonic() + deadline_s
+    while not (found := look()):
+        assert time.monotonic() < end_s, "waited in vain"
+        wait(runner.handles, timeout=0.05)
+    return found
+
+
+def run(runner: WorkerRunner, job: Job) -> Report:
+    """The report of one job."""
+    runner.submit(job)
+    [report] = until(runner, runner.finished)
+    assert runner.job is None
+    return report
+
+
+def test_a_job_comes_back_with_result_digests_progress_and_log(
+    runner: WorkerRunner, tmp_path: Path, steps: list[tuple[str, str, float]]
+) -> None:
+    """The good case, and the set's own log lies complete in its staging folder."""
+    job = job_of(tmp_path)
+    report = run(runner, job)
+
+    assert report.ok
+    assert report.result["set"] == "M27"
+    assert len(report.sha256s) == 2
+    assert ("M27", "restore", 0.5) in steps
+    assert "2 frames, attempt 1" in Path(job.staging, "set.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("do", "cause", "retry", "words"),
+    [
+        ("refuse", "set", False, "show nothing"),
+        ("fail", "death", True, "nobody thought of this"),
+        ("no space", "space", True, "No space left"),
+        ("bad disk", "transient", True, "Input/output error"),
+        ("die", "death", True, "signal 9"),
+    ],
+)
+def test_every_failure_is_a_report_with_its_cause(
+    runner: WorkerRunner, tmp_path: Path, do: str, cause: str, retry: bool, words: str
+) -> None:
+    """One bad set is one bad report; the good one after it is restored."""
+    report = run(runner, job_of(tmp_path, do=do))
+
+    assert (report.ok, report.cause, report.retry) == (False, cause, retry)
+    assert words in report.reason
+    assert run(runner, job_of(tmp_path, "good")).ok
+
+
+def test_a_hanging_set_is_stopped_at_its_deadline(tmp_path: Path) -> None:
+    """The worker is killed, and a new one serves."""
+    runner = WorkerRunner(START, Limits(1.0, 100), lambda digest: None, lambda *step: None)
+    report = run(runner, job_of(tmp_path, do="hang"))
+    pid = runner.worker_pid
+
+    assert (report.cause, pid) == ("death", None)
+    assert "ran out of time" in report.reason
+    runner.close()
+
+
+def test_memory_beyond_the_limit_is_a_report(tmp_path: Path) -> None:
+    """limits.memory_mb holds, and the worker lives to say so."""
+    start = replace(START, memory_mb=1500)
+    runner = WorkerRunner(start, Limits(20.0, 100), lambda digest: None, lambda *step: None)
+    report = run(runner, job_of(tmp_path, do="eat"))
+
+    assert report.cause == "death"
+    assert "memory" in report.reason
+    assert run(runner, job_of(tmp_path, "good")).ok
+    runner.close()
+
+
+def test_known_content_is_not_restored_again(tmp_path: Path) -> None:
+    """The supervisor is asked before any work is done."""
+    asked: list[str] = []
+    runner = WorkerRunner(START, Limits(20.0, 100), lambda d: asked.append(d) or "first", lambda *step: None)
+    report = run(runner, job_of(tmp_path, do="die"))
+
+    assert (report.ok, report.cause, report.reason) == (False, "duplicate", "first")
+    assert asked == [digest_of(report.sha256s)]
+    runner.close()
+
+
+def test_looks_blame_the_file_that_kills_the_reader(runner: WorkerRunner, tmp_path: Path) -> None:
+    """Among many files one kills the reader: it alone is blamed, all others are read."""
+    for n in range(6):
+        write_frame(tmp_path / f"{n}.fits", n, **({"look": "die"} if n == 2 else {}))
+    (tmp_path / "half.fits").write_text('{"number": 1')
+    (tmp_path / "text.fits").write_text("not a capture}")
+    names = [*(f"{n}.fits" for n in range(6)), "half.fits", "text.fits", "missing.fits"]
+    runner.probe([str(tmp_path / name) for name in names], LIMITS)
+    found: dict[str, Any] = {}
+    until(runner, lambda: found.update({Path(p.path).name: p.found for p in runner.probed()}) or not runner.looking)
+    found.update({Path(p.path).name: p.found for p in runner.probed()})
+
+    assert [name for name in names if isinstance(found[name], FrameFacts)] == [f"{n}.fits" for n in (0, 1, 3, 4, 5)]
+    assert isinstance(found["2.fits"], Problem)
+    assert "died" in found["2.fits"].reason
+    assert (found["half.fits"].finished, found["text.fits"].finished) == (False, True)
+    assert found["missing.fits"] is None
+
+
+def test_worker_is_replaced_when_used_up_or_for_another_model(tmp_path: Path) -> None:
+    """TensorFlow leaks and models do not mix: a fresh process cures both."""
+    runner = WorkerRunner(START, Limits(20.0, 2), lambda digest: None, lambda *step: None)
+    pids = []
+    for n, model in enumerate(["m1", "m1", "m1", "m2", "m2"]):
+        report = run(runner, replace(job_of(tmp_path, f"s{n}"), model=model))
+        assert report.result["model"] == model
+        pids.append(runner.worker_pid)
+
+    assert pids[0] == pids[1]
+    assert pids[1] != pids[2]
+    assert pids[2] != pids[3]
+    assert pids[3] == pids[4]
+    report = run(runner, replace(job_of(tmp_path, "s9"), model="broken"))
+    assert (report.cause, report.retry) == ("model", True)
+    runner.close()
+
+
+def test_the_kernel_takes_the_worker_first_and_no_worker_outlives_its_supervisor(
+    runner: WorkerRunner, tmp_path: Path
+) -> None:
+    """oom_score_adj is set; the usual signals do not reach the worker; close ends it."""
+    assert run(runner, job_of(tmp_path)).ok
+    assert runner.worker_pid is not None
+    worker = psutil.Process(runner.worker_pid)
+    assert int(Path(f"/proc/{worker.pid}/oom_score_adj").read_text()) == 500
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(worker.pid, number)
+    assert run(runner, job_of(tmp_path, "next")).ok
+    assert runner.worker_pid == worker.pid
+
+    runner.close()
+    assert not worker.is_running()
+
+
+def test_an_idle_worker_that_dies_is_replaced_unseen(runner: WorkerRunner, tmp_path: Path) -> None:
+    """Nobody is blamed for a death between two jobs."""
+    assert run(runner, job_of(tmp_path)).ok
+    assert runner.worker_pid is not None
+    os.kill(runner.worker_pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(runner.worker_pid)], timeout=5)
+
+    assert runner.finished() == []
+    assert run(runner, job_of(tmp_path, "next")).ok
+
+
+def test_serial_runner_keeps_the_same_contract(tmp_path: Path, steps: list[tuple[str, str, float]]) -> None:
+    """In-process: same answers, same causes, no process."""
+    runner = SerialRunner(WORK, lambda digest: None, lambda *step: steps.append(step))
+    runner.submit(job_of(tmp_path))
+    runner.submit(job_of(tmp_path, "bad", do="refuse"))
+    runner.probe([str(tmp_path / "M27-0.fits")], LIMITS)
+
+    assert [(r.set_name, r.ok, r.cause) for r in runner.finished()] == [("M27", True, ""), ("bad", False, "set")]
+    assert runner.finished() == []
+    assert isinstance(runner.probed()[0].found, FrameFacts)
+    assert ("M27", "restore", 0.5) in steps
+    runner.close()

@@ -1,0 +1,246 @@
+"""The daemon's process: wakes, watches, re-reads its config, tells systemd, stops politely, is alone."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standin import WORK, write_frame
+
+from stackd.daemon import Bell, Daemon, Watcher
+from stackd.errors import ConfigError, InstanceError
+from stackd.settings import Settings, load
+
+CONFIG = "[set]\nsettle_s = 0.2\nscan_interval_s = {scan}\n[restore]\nnetwork = false\n[limits]\nstop_timeout_s = 2.0\n"
+
+
+def settings_in(folder: Path, scan_interval_s: float = 0.5) -> Settings:
+    """Quick settings, and an inbox."""
+    (folder / "inbox").mkdir(exist_ok=True)
+    (folder / "config.toml").write_text(CONFIG.format(scan=scan_interval_s))
+    return load(folder / "config.toml", {})
+
+
+def drop(folder: Path, name: str, **orders: Any) -> None:
+    """A set of eight frames; the first asks for a behaviour. Contents differ between names."""
+    for n in range(8):
+        write_frame(folder / "inbox" / name / f"{n}.fits", n, target=name, **(orders if n == 0 else {}))
+
+
+def until(look: Callable[[], Any], deadline_s: float = 30.0) -> Any:
+    """What `look` gives once it gives something."""
+    end_s = time.monotonic() + deadline_s
+    while not (found := look()):
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def bell() -> Iterator[Bell]:
+    """A bell, given back at the end."""
+    one = Bell()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """What systemd was told so far."""
+    heard: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(tmp_path / "notify"))
+        ear.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+        def collect() -> list[str]:
+            try:
+                while True:
+                    heard.append(ear.recv(65536).decode())
+            except BlockingIOError:
+                return heard
+
+        yield collect
+
+
+def run_until(daemon: Daemon, done: Callable[[], Any], number: int = signal.SIGTERM) -> None:
+    """`run` in this thread; another one sends the signal when `done`, or after a while."""
+
+    def watch() -> None:
+        try:
+            until(done)
+        finally:
+            os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        daemon.run()
+    finally:
+        thread.join()
+        daemon.close()
+
+
+def test_events_wake_the_daemon_and_systemd_hears_the_story(
+    tmp_path: Path, notices: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an hour between two scans an event alone brings a set through; READY first, STOPPING last."""
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    daemon = Daemon(settings_in(tmp_path, 3600.0), work=WORK)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def done() -> bool:
+        notices()
+        if not (tmp_path / "inbox/M27").exists() and "READY=1" in notices():
+            drop(tmp_path, "M27")
+        return (tmp_path / "outbox/M27/result.json").exists()
+
+    run_until(daemon, done)
+
+    heard = notices()
+    assert heard[0] == "READY=1"
+    assert heard.count("WATCHDOG=1") >= 2
+    assert "STOPPING=1" in heard
+    assert any(one.startswith("STATUS=M27") for one in heard)
+    assert signal.getsignal(signal.SIGTERM) is not before
+
+
+def test_one_turn_restores_everything_complete(tmp_path: Path) -> None:
+    """`once` ends by itself, with a set that is still incomplete left alone."""
+    drop(tmp_path, "A")
+    drop(tmp_path, "B", do="refuse")
+    write_frame(tmp_path / "inbox/C/1.fits", 1)
+    heard: list[str] = []
+    daemon = Daemon(settings_in(tmp_path), work=WORK, hear=lambda o: heard.append(f"{o.set_name} {o.verdict}"))
+    daemon.once()
+    daemon.close()
+
+    assert sorted(heard) == ["A done", "B quarantined"]
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_set_that_does_not_end_is_handed_back(tmp_path: Path, signals: int) -> None:
+    """SIGTERM in mid-set: no output, no attempt counted, nothing left in staging; the next start does it."""
+    gate = tmp_path / "gate"
+    drop(tmp_path, "M27", do="hang", until=str(gate))
+    daemon = Daemon(settings_in(tmp_path), work=WORK)
+
+    def at_work() -> bool:
+        return any((tmp_path / "outbox/.stackd-tmp").glob("M27.*/restored.fits"))
+
+    began_s = time.monotonic()
+    run_until(daemon, lambda: until(at_work) and (signals == 1 or not os.kill(os.getpid(), signal.SIGINT)))
+    assert time.monotonic() - began_s < 20.0
+    assert os.listdir(tmp_path / "outbox/.stackd-tmp") == []
+    assert not (tmp_path / "outbox/M27").exists()
+
+    gate.touch()
+    daemon = Daemon(settings_in(tmp_path), work=WORK)
+    daemon.once()
+    daemon.close()
+    assert '"attempt": 1' in (tmp_path / "outbox/M27/result.json").read_text()
+
+
+def test_second_instance_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
+    """Exit 75 and a clear line; the signals are given back."""
+    settings = settings_in(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    daemon = Daemon(settings, work=WORK)
+    house = Path(__file__).parent / "standin" / "house.py"
+    second = subprocess.run(
+        [sys.executable, str(house), str(tmp_path / "config.toml"), "once"], capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 75
+    assert f"process {os.getpid()}" in second.stderr
+    with pytest.raises(InstanceError):
+        Daemon(settings, work=WORK)
+
+    drop(tmp_path, "M27")
+    daemon.once()
+    daemon.close()
+    assert (tmp_path / "outbox/M27").is_dir()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sighup_takes_up_a_valid_config_whole_and_an_invalid_one_not_at_all(tmp_path: Path) -> None:
+    """Folders stay those of the start."""
+    settings = settings_in(tmp_path)
+    answers: list[Any] = [
+        ConfigError("config.toml: unknown key"),
+        load(tmp_path / "config.toml", {"STACKD_SET__FRAMES": "4", "STACKD_FOLDERS__OUTBOX": "elsewhere"}),
+    ]
+
+    def reread() -> Settings:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    daemon = Daemon(settings, work=WORK, reread=reread)
+    for n in range(4):
+        write_frame(tmp_path / f"inbox/M27/{n}.fits", n)
+    seen: list[int] = []
+
+    def done() -> bool:
+        if len(seen) == 2 - len(answers) and answers:
+            seen.append(daemon.settings.set.frames)
+            os.kill(os.getpid(), signal.SIGHUP)
+        return (tmp_path / "outbox/M27").exists()
+
+    run_until(daemon, done)
+
+    assert seen == [8, 8]
+    assert daemon.settings.set.frames == 4
+    assert daemon.settings.folders == settings.folders
+
+
+@pytest.mark.parametrize("mode", ["auto", "poll"])
+def test_a_dead_watch_is_built_anew(tmp_path: Path, bell: Bell, mode: str) -> None:
+    """An emitter that died, an inbox that was deleted and made again: files ring the bell again."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    watcher = Watcher(inbox, mode, bell)
+    name = {"auto": "events", "poll": "poll"}[mode]
+    assert watcher.keep_alive() == name
+
+    def rings(file: str) -> None:
+        bell.hush()
+        (inbox / file).write_text("x")
+        until(bell.hush)
+
+    rings("a")
+    for emitter in watcher._observer.emitters:
+        emitter.stop()
+        emitter.join()
+    assert watcher.keep_alive() == name
+    rings("b")
+
+    shutil.rmtree(inbox)
+    watcher.keep_alive()
+    inbox.mkdir()
+    assert until(lambda: watcher.keep_alive() == name)
+    rings("c")
+    watcher.close()
+
+
+def test_without_an_inbox_the_scans_go_on(tmp_path: Path, bell: Bell) -> None:
+    """A mount that comes later is found."""
+    watcher = Watcher(tmp_path / "inbox", "auto", bell)
+    assert watcher.keep_alive() == "scans alone"
+    (tmp_path / "inbox").mkdir()
+    assert watcher.keep_alive() == "events"
+    watcher.close()
+
+
+def test_the_supervisor_loads_neither_tensorflow_nor_a_fits_reader() -> None:
+    """What a stranger's file can harm stays in the worker."""
+    code = "import sys, stackd.daemon; print(*{'tensorflow', 'keras', 'astropy', 'cv2', 'PIL'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

@@ -1,0 +1,161 @@
+"""config.toml: closed, complete about its mistakes, and relative to where it lies."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stackd.errors import ConfigError
+from stackd.settings import Settings, find_config, load
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "observatory" / "config.toml"
+
+
+def write(config: Path, text: str) -> Path:
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(text, "utf-8")
+    return config
+
+
+def test_an_empty_file_means_the_defaults(config: Path) -> None:
+    """Nobody has to say anything."""
+    settings = load(write(config, ""), {})
+
+    assert settings.set.frames == 8
+    assert settings.restore.target_fwhm_px == 2.0
+    assert settings.restore.network
+
+
+def test_paths_are_relative_to_the_file(config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A service started from anywhere finds the same folders; `~` is the home."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(config, '[folders]\ninbox = "../shots"\nmodels = "~/models"\noutbox = "/srv/out"\n')
+    monkeypatch.chdir(tmp_path)
+
+    folders = load(Path("observatory/config.toml"), {}).folders
+
+    assert folders.inbox == tmp_path / "shots"
+    assert folders.models == tmp_path / "home" / "models"
+    assert folders.outbox == Path("/srv/out")
+    assert folders.state == config.parent / ".stackd"
+
+
+def test_all_problems_are_told_at_once(config: Path) -> None:
+    """One look at the message mends the whole file."""
+    write(config, "[set]\nframe = 8\n[restor]\nstrength = 1\n[limits]\nmax_pixel = 3\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load(config, {"STACKD_LOG__LEVLE": "INFO"})
+
+    told = str(caught.value).splitlines()
+    assert len(told) == 4
+    assert any("unknown key set.frame" in line and "'frames'" in line for line in told)
+    assert any("[restor]" in line and "'restore'" in line for line in told)
+    assert any("STACKD_LOG__LEVLE" in line and "log__level" in line for line in told)
+    assert all(str(config) in line for line in told[:3])
+
+
+def test_all_bad_values_are_told_at_once(config: Path) -> None:
+    """So is every value out of its range, with file and key."""
+    write(config, '[set]\nframes = 0\npartial = "guess"\n[restore]\nstrength = 1.5\n')
+
+    with pytest.raises(ConfigError) as caught:
+        load(config, {})
+
+    told = str(caught.value).splitlines()
+    assert [line.split(": ")[1] for line in told] == ["set.frames", "set.partial", "restore.strength"]
+
+
+@pytest.mark.parametrize("text", ["[set\n", "frames = = 8\n", "\x00", "[set]\nframes = 8\nframes = 9\n"])
+def test_broken_toml_names_the_file(config: Path, text: str) -> None:
+    """A slip of the pen is a message, not a traceback."""
+    with pytest.raises(ConfigError, match=r"config\.toml"):
+        load(write(config, text), {})
+
+
+def test_a_section_must_be_a_section(config: Path) -> None:
+    with pytest.raises(ConfigError, match="must be a section"):
+        load(write(config, "set = 8\n"), {})
+
+
+def test_the_environment_wins(config: Path) -> None:
+    """A container needs no file: numbers, truth values, lists and text all come as text."""
+    write(config, '[set]\nframes = 5\n[restore]\nmodel = "mine"\n')
+    environment = {
+        "STACKD_SET__FRAMES": "16",
+        "STACKD_RESTORE__NETWORK": "false",
+        "STACKD_NOTIFY__COMMAND": '["notify", "-x"]',
+        "STACKD_FOLDERS__OUTBOX": "results",
+        "HOME": "/root",
+    }
+
+    settings = load(config, environment)
+
+    assert settings.set.frames == 16
+    assert settings.restore.model == "mine"
+    assert settings.restore.network is False
+    assert settings.notify.command == ["notify", "-x"]
+    assert settings.folders.outbox == config.parent / "results"
+
+
+def test_systemd_says_where_state_lies_unless_the_file_does(config: Path) -> None:
+    """StateDirectory= works as it is, and an explicit line is stronger."""
+    environment = {"STATE_DIRECTORY": "/var/lib/stackd:/var/lib/other"}
+
+    assert load(write(config, ""), environment).folders.state == Path("/var/lib/stackd")
+    assert load(write(config, '[folders]\nstate = "here"\n'), environment).folders.state == config.parent / "here"
+
+
+@pytest.mark.parametrize("name", ["outbox", "quarantine", "models", "state", "archive"])
+@pytest.mark.parametrize("where", ["inbox", "inbox/sub", "other/../inbox/sub"])
+def test_no_folder_feeds_itself(config: Path, name: str, where: str) -> None:
+    """A result inside the inbox would be restored again, for ever."""
+    with pytest.raises(ConfigError, match=f"folders.{name}"):
+        load(write(config, f'[folders]\n{name} = "{where}"\n'), {})
+
+
+def test_the_inbox_may_not_lie_in_the_outbox(config: Path) -> None:
+    with pytest.raises(ConfigError, match=r"folders\.inbox"):
+        load(write(config, '[folders]\ninbox = "outbox/inbox"\n'), {})
+
+
+def test_min_frames_fits_into_frames(config: Path) -> None:
+    with pytest.raises(ConfigError, match="min_frames"):
+        load(write(config, "[set]\nframes = 4\nmin_frames = 5\n"), {})
+
+
+def test_a_named_file_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named and missing is an error; nothing named and nothing here means the defaults."""
+    monkeypatch.chdir(tmp_path)
+
+    assert find_config(None) is None
+    with pytest.raises(ConfigError, match=r"nowhere\.toml"):
+        find_config(tmp_path / "nowhere.toml")
+    (tmp_path / "config.toml").touch()
+    assert find_config(None) == Path("config.toml")
+
+
+def test_settings_do_not_change() -> None:
+    """What was read at the start is what holds until the next reading."""
+    settings = Settings()
+
+    with pytest.raises(ValidationError):
+        settings.set.frames = 3
+
+
+@given(frames=st.integers(1, 1000), strength=st.floats(0, 1), network=st.booleans())
+def test_digest_tells_settings_apart(frames: int, strength: float, network: bool) -> None:
+    """The same values have the same digest, also after a round trip; other values another."""
+    values = {
+        "set": {"frames": frames, "min_frames": 1},
+        "restore": {"strength": strength, "network": network},
+    }
+    settings = Settings.model_validate(values)
+
+    assert Settings.model_validate(settings.model_dump()).digest() == settings.digest()
+    assert (settings.digest() == Settings().digest()) == (settings == Settings())

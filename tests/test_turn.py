@@ -1,0 +1,358 @@
+"""One turn after another on real files, with a clock moved by hand and the worker's work in this process."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standin import WORK, write_frame
+
+from stackd.disk import outbox
+from stackd.disk.ledger import DONE, DUPLICATE, QUARANTINED, RETRY, RUNNING, Ledger
+from stackd.errors import OutputError
+from stackd.jobs.delivery import Delivery, try_again
+from stackd.jobs.runner import SerialRunner
+from stackd.settings import Settings, load
+from stackd.turn import PAUSE_S, Turn
+
+
+class House:
+    """Folders, a ledger and turns on a clock of our own."""
+
+    def __init__(self, folder: Path, **values: Any) -> None:
+        self.folder = folder
+        self.clock_s = 1000.0
+        for name in ("inbox", "outbox", "quarantine", ".stackd"):
+            (folder / name).mkdir(exist_ok=True)
+        self.settings = self.settings_with(**values)
+        self.open()
+
+    def settings_with(self, **values: Any) -> Settings:
+        """settle_s 5, scans every 10 s, no network; values as section__key."""
+        environment = {"STACKD_RESTORE__NETWORK": "false", "STACKD_LIMITS__MIN_FREE_MB": "0"}
+        environment |= {f"STACKD_{key.upper()}": json.dumps(value) for key, value in values.items()}
+        (self.folder / "config.toml").touch()
+        return load(self.folder / "config.toml", environment)
+
+    def open(self) -> None:
+        """As at a start: recovery, then a turn with nothing in mind."""
+        self.ledger = Ledger(self.settings.folders.state)
+        self.delivery = Delivery(self.settings, self.ledger, now=lambda: self.clock_s)
+        self.delivery.recover()
+        self.runner = SerialRunner(WORK, self.known, lambda *step: None)
+        self.turn = Turn(self.settings, self.ledger, self.delivery, self.runner)
+
+    def reopen(self) -> None:
+        """As after a crash."""
+        self.ledger.close()
+        self.open()
+
+    def known(self, digest: str) -> str | None:
+        entry = self.ledger.done_with(digest)
+        return entry.name if entry else None
+
+    def pass_time(self, seconds: float) -> list[str]:
+        """Turns every half second; gives "set verdict" lines."""
+        said: list[str] = []
+        for _ in range(int(seconds * 2)):
+            said += [f"{one.set_name} {one.verdict}" for one in self.turn.advance(self.clock_s)]
+            self.clock_s += 0.5
+        return said
+
+    def drop(self, name: str, frames: int = 8, first: int = 0, **orders: Any) -> None:
+        """A set's folder; the first frame asks for a behaviour."""
+        for n in range(first, first + frames):
+            file = self.folder / "inbox" / name / f"{n}.fits"
+            write_frame(file, n, target=name, **(orders if n == first else {}))
+
+    def published(self) -> list[str]:
+        return sorted(path.name for path in outbox.published_folders(self.settings.folders.outbox))
+
+    def states(self) -> dict[str, str]:
+        return {entry.name: entry.state for entry in self.ledger.entries()}
+
+    def error(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / "quarantine" / name / "error.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """A house with an empty inbox."""
+    one = House(tmp_path)
+    yield one
+    one.ledger.close()
+
+
+def test_a_set_is_restored_once_and_the_inbox_stays_as_it_was(house: House) -> None:
+    """Eight settled frames become one folder, and never another."""
+    house.drop("M27")
+    before = {path: path.stat().st_mtime_ns for path in sorted((house.folder / "inbox").rglob("*"))}
+
+    assert house.pass_time(4.0) == []
+    assert house.pass_time(30.0) == ["M27 done"]
+    assert house.pass_time(60.0) == []
+    house.reopen()
+    assert house.pass_time(30.0) == []
+
+    assert house.published() == ["M27"]
+    assert {path: path.stat().st_mtime_ns for path in sorted((house.folder / "inbox").rglob("*"))} == before
+    job = json.loads((house.folder / "outbox/M27/result.json").read_text())["job"]
+    assert [frame["path"] for frame in job["frames"]] == [f"M27/{n}.fits" for n in range(8)]
+    assert all(len(frame["sha256"]) == 64 for frame in job["frames"])
+
+
+def test_a_bad_set_is_put_away_with_its_reason_and_retried_when_asked(house: House, tmp_path: Path) -> None:
+    """Quarantine names reason, file and remedy; the others go on; `retry` frees it."""
+    mended = tmp_path / "mended"
+    house.drop("A", do="refuse", until=str(mended))
+    house.drop("B", first=20)
+    assert sorted(house.pass_time(30.0)) == ["A quarantined", "B done"]
+
+    error = house.error("A")
+    assert error is not None
+    assert (error["reason"], error["file"], error["remedy"]) == ("the frames show nothing", "a.fits", "take others")
+    assert (error["attempts"], len(error["frames"])) == (1, 8)
+    assert house.pass_time(30.0) == []
+
+    mended.touch()
+    assert try_again(house.settings, house.ledger, ["A", "C"], house.clock_s) == ["C"]
+    assert house.error("A") is None
+    assert house.pass_time(30.0) == ["A done"]
+
+
+def test_three_deaths_are_enough(house: House) -> None:
+    """What nobody foresaw is tried `attempts` times, ever later, then put away."""
+    house.drop("M27", do="fail")
+    assert house.pass_time(200.0) == ["M27 retry", "M27 retry", "M27 quarantined"]
+    error = house.error("M27")
+    assert error is not None
+    assert error["attempts"] == 3
+
+
+def test_a_bad_disk_is_tried_for_ever_and_costs_no_attempt(house: House, tmp_path: Path) -> None:
+    """An input or output error is not the set's fault."""
+    passed = tmp_path / "passed"
+    house.drop("M27", do="bad disk", until=str(passed))
+    assert set(house.pass_time(400.0)) == {"M27 retry"}
+    [entry] = house.ledger.entries(RETRY)
+    assert entry.attempts == 0
+    assert entry.delays >= 4
+
+    passed.touch()
+    assert house.pass_time(400.0) == ["M27 done"]
+
+
+def test_no_space_pauses_the_house_and_it_goes_on_by_itself(house: House, tmp_path: Path) -> None:
+    """Nothing is claimed meanwhile, no attempt is counted, nothing half is left."""
+    passed = tmp_path / "passed"
+    house.drop("A", do="no space", until=str(passed))
+    house.drop("B", first=20)
+    assert house.pass_time(PAUSE_S) == ["A retry"]
+    assert house.turn.trouble is not None
+    assert house.published() == []
+    assert os.listdir(house.folder / "outbox" / outbox.STAGING) == []
+
+    passed.touch()
+    assert sorted(house.pass_time(3 * PAUSE_S)) == ["A done", "B done"]
+    assert house.turn.trouble is None
+    assert json.loads((house.folder / "outbox/A/result.json").read_text())["job"]["attempt"] == 1
+
+
+def test_too_little_space_left_stops_claims_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below limits.min_free_mb no set is started; above it the work goes on."""
+    house = House(tmp_path, limits__min_free_mb=100)
+    monkeypatch.setattr(outbox, "free_mb", lambda folder: 99.0)
+    house.drop("M27")
+    assert house.pass_time(60.0) == []
+    assert house.turn.trouble is not None
+    assert "min_free_mb" in house.turn.trouble.what
+
+    monkeypatch.setattr(outbox, "free_mb", lambda folder: 101.0)
+    assert house.pass_time(60.0) == ["M27 done"]
+    house.ledger.close()
+
+
+@pytest.mark.parametrize("step", ["write_manifest", "publish", "make_staging"])
+def test_a_full_outbox_at_any_step_leaves_nothing_half(
+    house: House, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The supervisor's own writes may fail, too."""
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "outbox")
+
+    house.drop("M27")
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, step, full)
+        assert "M27 done" not in house.pass_time(60.0)
+        assert house.turn.trouble is not None
+        assert house.published() == []
+        assert house.states().get("M27") in (None, RETRY)
+    assert house.pass_time(90.0) == ["M27 done"]
+    [entry] = house.ledger.entries(DONE)
+    assert entry.attempts == 1
+
+
+def test_a_ledger_that_cannot_be_written_after_publication_makes_no_second_output(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest is the proof: the set is believed done when the ledger can be written again."""
+
+    def full(*args: Any) -> None:
+        raise OutputError("ledger.db: the ledger cannot be written now: full")
+
+    house.drop("M27")
+    with monkeypatch.context() as patched:
+        patched.setattr(house.ledger, "finish", full)
+        house.pass_time(20.0)
+        assert house.published() == ["M27"]
+        assert house.states() == {"M27": RUNNING}
+    house.pass_time(90.0)
+    assert house.published() == ["M27"]
+    assert house.states() == {"M27": DONE}
+
+
+def test_recovery_believes_the_outbox(house: House) -> None:
+    """Ledger lost: rebuilt from results and error.json; nothing is done again, nothing deleted."""
+    house.drop("A", do="refuse")
+    house.drop("B", first=20)
+    house.pass_time(30.0)
+    house.ledger.close()
+    shutil.rmtree(house.settings.folders.state)
+    house.settings.folders.state.mkdir()
+    house.open()
+
+    assert house.states() == {"A": QUARANTINED, "B": DONE}
+    assert house.pass_time(60.0) == []
+    assert house.published() == ["B"]
+
+
+def test_recovery_counts_the_deaths_of_the_whole_house(house: House) -> None:
+    """A set at work at each of three power cuts is put away, not tried for ever."""
+    house.drop("M27")
+    house.turn.claiming = False
+    house.pass_time(8.0)
+    [capture_set] = house.turn.assembly.complete
+    states = []
+    for _ in range(3):
+        assert house.delivery.claim(capture_set, "") is not None
+        house.reopen()  # nobody delivered: the power went
+        states.append(house.states()["M27"])
+
+    assert states == [RETRY, RETRY, QUARANTINED]
+    assert os.listdir(house.folder / "outbox" / outbox.STAGING) == []
+    error = house.error("M27")
+    assert error is not None
+    assert "stopped unexpectedly" in error["reason"]
+
+
+def test_same_content_under_another_name_is_a_duplicate(house: House) -> None:
+    """One output for the same eight frames."""
+    house.drop("M27")
+    house.pass_time(30.0)
+    shutil.copytree(house.folder / "inbox/M27", house.folder / "inbox/again", copy_function=shutil.copy)
+
+    assert house.pass_time(30.0) == ["again duplicate"]
+    assert house.states() == {"M27": DONE, "again": DUPLICATE}
+    assert house.published() == ["M27"]
+
+
+def test_a_frame_rewritten_after_the_end_makes_a_revision(house: House) -> None:
+    """The first result is not touched."""
+    house.drop("M27")
+    house.pass_time(30.0)
+    first = (house.folder / "outbox/M27/result.json").read_bytes()
+    write_frame(house.folder / "inbox/M27/3.fits", 3, target="M27", better=True)
+
+    assert house.pass_time(30.0) == ["M27 done"]
+    assert house.published() == ["M27", "M27__r2"]
+    assert (house.folder / "outbox/M27/result.json").read_bytes() == first
+
+
+def test_a_frame_replaced_during_the_work_voids_the_result(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verdict holds only for the files that it was made on."""
+    submit = house.runner.submit
+
+    def replaced_meanwhile(job: Any) -> None:
+        submit(job)
+        write_frame(house.folder / "inbox/M27/3.fits", 3, target="M27", late=True)
+
+    house.drop("M27")
+    with monkeypatch.context() as patched:
+        patched.setattr(house.runner, "submit", replaced_meanwhile)
+        assert house.pass_time(8.0) == ["M27 handed back"]
+    assert house.published() == []
+    assert house.pass_time(30.0) == ["M27 done"]
+
+
+def test_a_vanished_inbox_deletes_nothing_and_comes_back(house: House) -> None:
+    """A mount that goes is no reason to forget anything."""
+    house.drop("M27")
+    house.pass_time(30.0)
+    house.drop("half", frames=3, first=20)
+    house.pass_time(20.0)
+    (house.folder / "inbox").rename(house.folder / "away")
+
+    assert house.pass_time(60.0) == []
+    assert house.turn.inbox_trouble
+    assert [one.set_name for one in house.turn.assembly.waiting] == ["half"]
+    (house.folder / "away").rename(house.folder / "inbox")
+    house.drop("half", frames=5, first=23)
+    assert house.pass_time(60.0) == ["half done"]
+    assert not house.turn.inbox_trouble
+
+
+def test_a_spoiled_set_is_reported_and_revives_when_the_file_is_replaced(house: House) -> None:
+    """A text file among the frames: error.json says so, and goes when the user has mended it."""
+    house.drop("M27")
+    house.drop("good", first=20)
+    (house.folder / "inbox/M27/3.fits").write_text("no capture at all }")
+    assert sorted(house.pass_time(60.0)) == ["M27 spoiled", "good done"]
+    error = house.error("M27")
+    assert error is not None
+    assert "3.fits" in json.dumps(error)
+    house.reopen()
+    house.pass_time(30.0)
+    assert house.error("M27") is not None
+
+    write_frame(house.folder / "inbox/M27/3.fits", 3, target="M27")
+    assert house.pass_time(60.0) == ["M27 done"]
+    assert house.error("M27") is None
+
+
+def test_archive_moves_finished_frames(tmp_path: Path) -> None:
+    """With set.after = "archive" the inbox empties itself, and only of finished sets."""
+    house = House(tmp_path, set__after="archive")
+    house.drop("M27")
+    house.drop("bad", first=20, do="refuse")
+    house.pass_time(40.0)
+
+    assert os.listdir(tmp_path / "inbox/M27") == []
+    assert len(os.listdir(tmp_path / "archive/M27")) == 8
+    assert len(os.listdir(tmp_path / "inbox/bad")) == 8
+    house.ledger.close()
+
+
+def test_a_broken_model_gives_way_to_the_one_that_served(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad promotion stops nothing; without an earlier model the sets wait, unblamed."""
+    wanted = "good"
+
+    def resolve(store: Path, name: str) -> Any:
+        return type("Version", (), {"path": Path(wanted)})()
+
+    monkeypatch.setattr("stackd.jobs.delivery.models.resolve", resolve)
+    house.turn.adopt(house.settings_with(restore__network=True))
+    wanted = "broken"
+    house.drop("A")
+    assert house.pass_time(8.0) == ["A retry"]
+    wanted = "good"
+    assert house.pass_time(30.0) == ["A done"]
+    wanted = "broken, too"
+    house.drop("B", first=20)
+    assert house.pass_time(30.0) == ["B retry", "B done"]
+    assert json.loads((house.folder / "outbox/B/result.json").read_text())["model"] == "good"
