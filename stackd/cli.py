@@ -222,12 +222,22 @@ def demo(
     config: Config = None,
 ) -> None:
     """Simulate a night, drop it into an inbox and restore it with the shipped model."""
-    with logs.without_stderr():
-        from stackd.jobs import demo as night
+    from stackd.daemon import Daemon
+    from stackd.jobs import demo as night
+
     settings = _settings(config)
     logs.configure(settings.log.level)
-    for line in night.run(out, settings):
-        print(line)
+    with _progress_bar() as on_progress:
+
+        def turn(house: Settings) -> None:
+            daemon = Daemon(house, on_progress=on_progress)
+            try:
+                daemon.once()
+            finally:
+                daemon.close()
+
+        lines = list(night.run(out, settings, turn))
+    print("\n".join(lines))
 
 
 @train_app.command()
@@ -246,10 +256,11 @@ def train(
         raise ConfigError("--steps and --minutes both say how long to train; give one of them")
     with logs.without_stderr():
         from stackd.jobs import training
+        from stackd.jobs.training_request import TrainingRequest
     settings = _settings(config)
     logs.configure(settings.log.level)
     chosen = preset or settings.train.preset
-    request = training.TrainingRequest(
+    request = TrainingRequest(
         store=(store or settings.folders.models).absolute(),
         run_folder=settings.folders.state / "training" / chosen,
         pictures=pictures or settings.train.pictures,

@@ -38,13 +38,21 @@ class FolderSettings(Section):
 
 class SetSettings(Section):
     frames: Annotated[int, Field(ge=1, le=1000)] = Field(8, description="frames in a complete set")
-    settle_s: Annotated[float, Field(ge=0)] = Field(5.0, description="a file counts once it has not changed for so long")
+    settle_s: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="a file counts once it has not changed for so long"
+    )
     scan_interval_s: Annotated[float, Field(gt=0)] = Field(10.0, description="the inbox is scanned at least so often")
     watch: Literal["auto", "poll"] = Field("auto", description='"poll" for network mounts, which send no events')
-    partial: Literal["wait", "restore", "quarantine"] = Field("wait", description="what becomes of a set that stays incomplete")
-    partial_after_s: Annotated[float, Field(ge=0)] = Field(3600.0, description="no new frame for so long makes a set incomplete")
+    partial: Literal["wait", "restore", "quarantine"] = Field(
+        "wait", description="what becomes of a set that stays incomplete"
+    )
+    partial_after_s: Annotated[float, Field(ge=0)] = Field(
+        3600.0, description="no new frame for so long makes a set incomplete"
+    )
     min_frames: Annotated[int, Field(ge=1)] = Field(2, description='fewest frames that partial = "restore" accepts')
-    exposure_tolerance: Annotated[float, Field(ge=0, le=1)] = Field(0.02, description="relative difference within a set")
+    exposure_tolerance: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.02, description="relative difference within a set"
+    )
     after: Literal["keep", "archive"] = Field("keep", description="what becomes of a finished set's frames")
 
 
@@ -52,9 +60,15 @@ class RestoreSettings(Section):
     model: str = Field("default", description="NAME or NAME@VERSION from the model store")
     network: bool = Field(True, description="false: the plain stack alone")
     target_fwhm_px: Annotated[float, Field(ge=1.0, le=10.0)] = Field(2.0, description="star width asked of the result")
-    strength: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="0 gives the plain stack, 1 the network's result")
-    flux_tolerance: Annotated[float, Field(gt=0, le=1)] = Field(0.05, description="largest accepted change of star fluxes, mag")
-    reject_kappa: Annotated[float, Field(ge=2, le=20)] = Field(4.0, description="outliers beyond so many sigma are left out")
+    strength: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="0 gives the plain stack, 1 the network's result"
+    )
+    flux_tolerance: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.05, description="largest accepted change of star fluxes, mag"
+    )
+    reject_kappa: Annotated[float, Field(ge=2, le=20)] = Field(
+        4.0, description="outliers beyond so many sigma are left out"
+    )
 
 
 class LimitsSettings(Section):
@@ -62,7 +76,9 @@ class LimitsSettings(Section):
     max_file_mb: Annotated[int, Field(gt=0)] = Field(1024, description="largest file accepted")
     memory_mb: Annotated[int, Field(ge=0)] = Field(0, description="most memory for the worker; 0: no limit")
     set_timeout_s: Annotated[float, Field(gt=0)] = Field(1800.0, description="a set that takes longer is stopped")
-    stop_timeout_s: Annotated[float, Field(gt=0)] = Field(90.0, description="a running set may finish within it on SIGTERM")
+    stop_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        90.0, description="a running set may finish within it on SIGTERM"
+    )
     attempts: Annotated[int, Field(ge=1)] = Field(3, description="tries before a set is quarantined")
     sets_per_worker: Annotated[int, Field(ge=1)] = Field(200, description="the worker is replaced after so many sets")
     min_free_mb: Annotated[int, Field(ge=0)] = Field(500, description="below it the work pauses until there is space")
@@ -114,7 +130,9 @@ class Settings(Section):
         for name in ("outbox", "quarantine", "models", "state", "archive"):
             other = getattr(self.folders, name)
             if other == inbox or inbox in other.parents:
-                raise ValueError(f"folders.{name} ({other}) lies inside folders.inbox ({inbox}); put it beside the inbox")
+                raise ValueError(
+                    f"folders.{name} ({other}) lies inside folders.inbox ({inbox}); put it beside the inbox"
+                )
         if self.folders.outbox in inbox.parents:
             raise ValueError(f"folders.inbox ({inbox}) lies inside folders.outbox; put it beside the outbox")
         if self.set.min_frames > self.set.frames:

@@ -1,7 +1,7 @@
 """The restored picture held against the plain stack: seen through the stack's own blur, both must agree.
 
-What the stack has and the re-blurred picture lacks, or the other way round, was lost or invented. Takes planes (H, W)
-of one band on one grid and unit; unseen pixels are NaN in the stack.
+What the stack has and the re-blurred picture lacks, or the other way round, was lost or invented: it is measured, and
+for bright stars given back. Takes planes (H, W) of one band on one grid and unit; unseen pixels are NaN in the stack.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from stackd.imaging.fuse import PAD_PX, padded, padded_shape
+from stackd.imaging.photometry import LIGHT_RADIUS_PX, star_fluxes
 from stackd.imaging.psf import Psf, target_otf
+from stackd.imaging.skies import blur, splat, splat_otf
 
 Image = NDArray[np.float32]
 REGULARISATION = 1e-3
 APERTURE_PX = 5.0
 RING_PX = (8.0, 11.0)
 LEAST_STARS = 5
+CLOSING_SNR = 25.0  # below it the plain stack's own flux is too uncertain to be imposed
+CHECKING_SNR = 100.0  # below it an aperture's noise would pass for a change
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,40 @@ def reblurred(image: Image, psfs: tuple[Psf, ...], weights: NDArray[np.float64],
     kernel = (otf * target * (1 + REGULARISATION) / (target**2 + REGULARISATION)).astype(np.complex64)
     out = fft.irfft2(fft.rfft2(padded(np.nan_to_num(image), shape)) * kernel, shape)
     return out[PAD_PX : PAD_PX + image.shape[0], PAD_PX : PAD_PX + image.shape[1]].astype(np.float32)
+
+
+def mean_psf(psfs: tuple[Psf, ...], weights: NDArray[np.float64]) -> Psf:
+    """The round Moffat nearest to the plain stack's stars."""
+    return Psf(*(float(np.average(values, weights=weights)) for values in zip(*((p.fwhm_px, p.beta) for p in psfs))))
+
+
+def stars_in_stack(
+    stack: Image, noise_adu: float, psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(flux, signal-to-noise ratio) of stars at x, y (px) in the plain stack."""
+    flux = np.nan_to_num(star_fluxes(stack, psf, x, y))
+    # the noise of a matched filter over a star of this width
+    return flux, flux / (1.5 * psf.fwhm_px * noise_adu)
+
+
+def close_fluxes(
+    image: Image,
+    stack: Image,
+    seen_again: Image,
+    psf: Psf,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    target_fwhm_px: float,
+) -> Image:
+    """The restored picture with the light of stars at x, y (px) made the plain stack's.
+
+    What each star's place lacks or has too much of, by a fit of the stack's PSF to the difference, is added as a star
+    of the target width: an unbiased flux costs a little noise and changes no other place.
+    """
+    lacking = star_fluxes(np.nan_to_num(stack) - seen_again, psf, x, y) / psf.share_within(LIGHT_RADIUS_PX)
+    shape = image.shape
+    stars = splat(shape, x, y, np.nan_to_num(lacking))
+    return image + blur(stars, target_otf(shape, target_fwhm_px) / splat_otf(shape))
 
 
 def check_fluxes(

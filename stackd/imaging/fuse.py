@@ -91,9 +91,7 @@ def _wiener(frames, noise_adu, stack: Stack, psfs, target_fwhm_px: float) -> tup
     target = target_otf(shape, target_fwhm_px).astype(np.float32)
     window = (slice(PAD_PX, PAD_PX + height), slice(PAD_PX, PAD_PX + width))
     full = power[0, 0]
-    wiener = [
-        fft.irfft2(numerator * target * (1 + r) / (power + r * full), shape)[window] for r in REGULARISATIONS
-    ]
+    wiener = [fft.irfft2(numerator * target * (1 + r) / (power + r * full), shape)[window] for r in REGULARISATIONS]
     # mean of |H|^2 over the whole plane: rfft2 holds the inner columns once where fft2 has them twice
     doubled = power[:, 1 : (shape[1] + 1) // 2].sum(dtype=float)
     mean_power = (power.sum(dtype=float) + doubled) / (shape[0] * shape[1])

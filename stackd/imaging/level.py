@@ -31,7 +31,11 @@ def tilt_between(image: Image, reference: Image) -> Image:
         return np.zeros_like(image)
     design = np.stack([np.ones_like(x), x, y], 1)[known]
     terms = _robust_fit(design, medians[known])
-    plane = terms[0] + terms[1] * _unit(np.arange(width), width)[None] + terms[2] * _unit(np.arange(height), height)[:, None]
+    plane = (
+        terms[0]
+        + terms[1] * _unit(np.arange(width), width)[None]
+        + terms[2] * _unit(np.arange(height), height)[:, None]
+    )
     return plane.astype(np.float32)
 
 

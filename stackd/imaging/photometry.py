@@ -22,9 +22,7 @@ def star_fluxes(image: Image, psf: Psf, x: NDArray[np.float64], y: NDArray[np.fl
     radius = FIT_RADIUS_PX
     fluxes = np.full(len(x), np.nan)
     column, row = np.round(x).astype(int), np.round(y).astype(int)
-    inside = (
-        (column >= radius) & (column < image.shape[1] - radius) & (row >= radius) & (row < image.shape[0] - radius)
-    )
+    inside = (column >= radius) & (column < image.shape[1] - radius) & (row >= radius) & (row < image.shape[0] - radius)
     if not inside.any():
         return fluxes
     grid = np.arange(-radius, radius + 1)

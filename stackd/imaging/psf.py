@@ -133,15 +133,17 @@ def fit_psf(
     start = [guess_px, 0.01, 0.01] + [DEFAULT_BETA] * free_beta
 
     clean = np.ones(stamps.shape, bool)
+
+    def misfit(terms: NDArray[np.float64], clean: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return _residuals(_shape(terms), stamps, offsets, clean, noise_adu)
+
     for _ in range(ROUNDS):
-
-        def misfit(terms: NDArray[np.float64]) -> NDArray[np.float64]:
-            return _residuals(_shape(terms), stamps, offsets, clean, noise_adu)
-
-        found = least_squares(misfit, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=40)
+        found = least_squares(
+            misfit, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=40, args=(clean,)
+        )
         start = found.x
         # faint neighbours would pass for wings: what stands out goes, with the pixels around it
-        stands_out = (misfit(found.x) > NEIGHBOUR_SIGMA).reshape(stamps.shape)
+        stands_out = (misfit(found.x, clean) > NEIGHBOUR_SIGMA).reshape(stamps.shape)
         clean = ~binary_dilation(stands_out, np.ones((1, 3, 3), bool))
     psf = _shape(found.x, len(stamps))
     at_bound = psf.fwhm_px > 0.98 * high[0] or psf.fwhm_px < 1.02 * low[0]
@@ -163,7 +165,7 @@ def _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, most
     for i in np.argsort(-flux):
         if len(stamps) == most_stars:
             break
-        column, row = int(round(x[i])), int(round(y[i]))
+        column, row = round(x[i]), round(y[i])
         rivals = [j for j in tree.query_ball_point((x[i], y[i]), 1.4 * radius_px) if j != i]
         if flux[rivals].sum() > 0.03 * flux[i]:
             continue
@@ -194,7 +196,7 @@ def _half_light_guess(stamps, radius_px: int) -> float:
 
 
 def _residuals(psf: Psf, stamps, offsets, clean, noise_adu: float) -> NDArray[np.float64]:
-    """(stamp - best flux and level of the model) in sigma, 0 where not clean; flux and level are solved in closed form."""
+    """(stamp - best flux and level of the model) in sigma, 0 where not clean; both are solved in closed form."""
     model = psf.at(offsets[:, 0], offsets[:, 1], stamps.shape[1] // 2).reshape(len(stamps), -1)
     data, clean = stamps.reshape(len(stamps), -1), clean.reshape(len(stamps), -1)
     count = np.maximum(clean.sum(1, keepdims=True), 1)

@@ -54,7 +54,8 @@ def rounding_noise(image: NDArray[np.float32]) -> float:
 
 
 def pixel_noise(image: NDArray[np.float32]) -> float:
-    """Robust noise (1 sigma) at pixel scale of (H, W) from second differences, blind to whatever is smooth (Immerkaer 1996)."""
+    """Robust noise (1 sigma) at pixel scale of (H, W), from second differences, which are blind to whatever is smooth
+    (Immerkaer 1996)."""
     rows = image[:, 1:] - image[:, :-1]
     cross = np.abs(rows[1:] - rows[:-1])
     return MAD_TO_SIGMA * float(np.nanmedian(cross)) / 2

@@ -20,8 +20,11 @@ SCALE_ACCURACY = 0.02  # of the light: transparency is known no better
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stacked plane: `mean` (H, W), `noise` (H, W) 1-sigma from the sky, `spread` (H, W) the frames' scatter about
-    the mean in units of their noise (1 where they agree), `good` (N, H, W) which samples were used. NaN where unseen."""
+    """A stacked plane; planes are (H, W), NaN where no frame saw the sky.
+
+    `noise` is 1 sigma as the sky alone gives it, `spread` the frames' scatter about the mean in units of their noise
+    (1 where they agree), `good` (N, H, W) which samples were used.
+    """
 
     mean: Image
     noise: Image
@@ -29,7 +32,9 @@ class Stack:
     good: NDArray[np.bool_]
 
 
-def find_outliers(frames: Image, noise_adu: NDArray[np.float64], kappa: float, photon_gain: float = 1.0) -> NDArray[np.bool_]:
+def find_outliers(
+    frames: Image, noise_adu: NDArray[np.float64], kappa: float, photon_gain: float = 1.0
+) -> NDArray[np.bool_]:
     """Which samples of (N, H, W) frames do not belong: trails, cosmic rays, planes, leftover hot pixels.
 
     A sample is out beyond kappa sigma of the median over frames, sigma being its own sky noise (N,) and the photon
@@ -61,7 +66,7 @@ def _box(size: int) -> NDArray[np.uint8]:
 
 
 def _median(frames: Image) -> Image:
-    """Median over frames, NaN only where no frame saw anything; the plain median where all saw it is ten times faster."""
+    """Median over frames, NaN only where no frame saw anything. Without NaN numpy is ten times faster."""
     if not np.isnan(frames).any():
         return np.median(frames, axis=0)
     centre = np.median(frames, axis=0)

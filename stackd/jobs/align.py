@@ -91,7 +91,11 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     widths = {k: registration.figures[k].fwhm_px for k in used}
     psfs = _psfs(moved, stars, lum_noise, saturation, widths)
     light = _light(moved, registration.reference, stars, psfs)
-    dim = {k: f"only {share:.0%} of the reference's light came through" for k, share in light.items() if share < LEAST_LIGHT}
+    dim = {
+        k: f"only {share:.0%} of the reference's light came through"
+        for k, share in light.items()
+        if share < LEAST_LIGHT
+    }
     used = [k for k in used if k not in dim]
     for k in used:
         moved[k] /= np.float32(light[k])
@@ -138,14 +142,18 @@ def _noise_by_band(frame: Frame, bands: int) -> list[float]:
     """Noise (ADU) of a raw pixel of each band: of the mosaic's own pixels, since debayering hides part of it."""
     pixels, bayer = frame.pixels, frame.facts.bayer
     if bayer:
-        found = [np.mean([pixel_noise(pixels[i // 2 :: 2, i % 2 :: 2]) for i in range(4) if bayer[i] == c]) for c in "RGB"]
+        found = [
+            np.mean([pixel_noise(pixels[i // 2 :: 2, i % 2 :: 2]) for i in range(4) if bayer[i] == c]) for c in "RGB"
+        ]
     else:
         found = [pixel_noise(band) for band in pixels.reshape(bands, *pixels.shape[-2:])]
     return [max(float(n), QUANTUM_ADU) for n in found]
 
 
 def _all_in_place(registration: Registration, count: int) -> Registration:
-    return Registration(registration.reference, (identity(),) * count, ("",) * count, registration.figures, registration.stars)
+    return Registration(
+        registration.reference, (identity(),) * count, ("",) * count, registration.figures, registration.stars
+    )
 
 
 def _seen_by_most(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
@@ -159,9 +167,13 @@ def _seen_by_most(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
     return stars.take(bright > 0.6 * seen)
 
 
-def _psfs(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float, widths: dict[int, float]) -> dict[int, Psf] | None:
-    """Each used frame's star shape on the reference's grid; where a fit fails (clouds), its fellows' median shape at the
-    width that the frame's own few stars show. None where stars are too few in most frames: nobody knows the shape then.
+def _psfs(
+    moved: dict[int, Image], stars: Stars, noise_adu, saturation: float, widths: dict[int, float]
+) -> dict[int, Psf] | None:
+    """Each used frame's star shape on the reference's grid.
+
+    Where a fit fails (clouds), its fellows' median shape, at the width that the frame's own few stars show if any.
+    None where stars are too few in most frames: nobody knows the shape then.
     """
     found = {
         k: fit_psf(image.mean(0), stars.x, stars.y, stars.flux, float(noise_adu[k]), peak_below_adu=0.8 * saturation)
@@ -170,9 +182,10 @@ def _psfs(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float, w
     good = {k: p for k, p in found.items() if p is not None}
     if 2 * len(good) <= len(found):
         return None
-    ratio = float(np.median([p.fwhm_px / widths[k] for k, p in good.items()]))
-    beta = float(np.median([p.beta for p in good.values()]))
-    return {k: p or Psf(ratio * widths[k], beta) for k, p in found.items()}
+    beta, usual_px = (float(np.median(v)) for v in zip(*((p.beta, p.fwhm_px) for p in good.values())))
+    shown = {k: width for k, width in widths.items() if np.isfinite(width)}
+    ratio = float(np.median([p.fwhm_px / shown[k] for k, p in good.items() if k in shown] or [1.0]))
+    return {k: p or Psf(ratio * shown[k] if k in shown else usual_px, beta) for k, p in found.items()}
 
 
 def _light(moved: dict[int, Image], reference: int, stars: Stars, psfs: dict[int, Psf] | None) -> dict[int, float]:

@@ -6,7 +6,7 @@ content of result.json. Knows no ledger, no inbox and no other set.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,29 @@ from stackd.disk import models
 from stackd.disk.reader import read_frame
 from stackd.disk.writer import Product, write_result
 from stackd.errors import SetError
-from stackd.imaging.closure import FluxCheck, check_fluxes, reblurred
+from stackd.imaging.closure import (
+    CHECKING_SNR,
+    CLOSING_SNR,
+    FluxCheck,
+    check_fluxes,
+    close_fluxes,
+    mean_psf,
+    reblurred,
+    stars_in_stack,
+)
 from stackd.imaging.fuse import Bank, fuse
-from stackd.imaging.photometry import star_fluxes
 from stackd.imaging.stack import Stack, combine, find_outliers
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.validate import problems_of
-from stackd.network.restorer import Restored, Restorer
+from stackd.network.classic import ClassicRestorer
+from stackd.network.restorer import Restorer
 from stackd.records import Frame, FrameFacts, Image, Job
 
 ProgressCall = Callable[[str, float], None]
+AnyRestorer = Restorer | ClassicRestorer
+CLASSIC_WARNING = (
+    "the network of 2019 knows neither star shapes nor fluxes and claims no error: sigma is the plain stack's"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +51,12 @@ class Picture:
     sigma: Image
     stack: Image
     strength: float  # of the network in it
-    fluxes: FluxCheck | None
+    network_fluxes: FluxCheck | None  # what the network did to star fluxes
+    fluxes: FluxCheck | None  # what is left of that in the picture
     warnings: tuple[str, ...] = ()
 
 
-def process(job: Job, restorer: Restorer | None, progress: ProgressCall) -> dict[str, Any]:
+def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> dict[str, Any]:
     """Restore one set into job.staging. Raises SetError where it cannot be, OutputError where the disk refuses."""
     started_at = _now()
     frames = _read(job, progress)
@@ -59,10 +73,10 @@ def process(job: Job, restorer: Restorer | None, progress: ProgressCall) -> dict
     return write_result(Path(job.staging), product)
 
 
-def load_restorer(model_folder: str) -> Restorer:
+def load_restorer(model_folder: str) -> AnyRestorer:
     """The network of a model version's folder, verified. Raises ModelError."""
     card, weights = models.load_weights(models.at_path(Path(model_folder)))
-    return Restorer(card, weights)
+    return (ClassicRestorer if card["preset"] == "classic" else Restorer)(card, weights)
 
 
 def _read(job: Job, progress: ProgressCall) -> list[Frame]:
@@ -86,7 +100,9 @@ def _log_left_out(frames: Sequence[Frame], aligned: Aligned) -> None:
     for frame, row in zip(frames, aligned.frames):
         if row.reason:
             logger.warning("{} is left out: {}", Path(frame.path).name, row.reason)
-    logger.info("{} of {} frames on the grid of {}", len(aligned.used), len(frames), Path(frames[aligned.reference].path).name)
+    logger.info(
+        "{} of {} frames on the grid of {}", len(aligned.used), len(frames), Path(frames[aligned.reference].path).name
+    )
 
 
 def _stack(aligned: Aligned, facts: FrameFacts, kappa: float) -> list[Stack]:
@@ -98,8 +114,8 @@ def _stack(aligned: Aligned, facts: FrameFacts, kappa: float) -> list[Stack]:
     ]
 
 
-def _fuse(aligned: Aligned, stacks: list[Stack], restorer: Restorer | None) -> list[Bank]:
-    if restorer is None:
+def _fuse(aligned: Aligned, stacks: list[Stack], restorer: AnyRestorer | None) -> list[Bank]:
+    if not isinstance(restorer, Restorer):
         return []
     return [
         fuse(frames, noise, stack, aligned.psfs, restorer.target_fwhm_px)
@@ -108,16 +124,23 @@ def _fuse(aligned: Aligned, stacks: list[Stack], restorer: Restorer | None) -> l
 
 
 def _restore(
-    aligned: Aligned, stacks: list[Stack], banks: list[Bank], restorer: Restorer | None, job: Job, progress: ProgressCall
+    aligned: Aligned,
+    stacks: list[Stack],
+    banks: list[Bank],
+    restorer: AnyRestorer | None,
+    job: Job,
+    progress: ProgressCall,
 ) -> Picture:
-    """The network's picture, held to the plain stack's fluxes, at the strength that the settings and the guard allow."""
+    """The network's picture at the strength that the settings and the guard over star fluxes allow."""
     plain = np.stack([s.mean for s in stacks])
     plain_sigma = np.stack([s.noise * np.maximum(s.spread, 1) for s in stacks])
     if restorer is None:
-        return Picture(plain, plain_sigma, plain, 0.0, None)
+        return Picture(plain, plain_sigma, plain, 0.0, None, None)
+    if isinstance(restorer, ClassicRestorer):
+        clean = np.stack([restorer.restore_frames(frames) for frames in aligned.bands])
+        return Picture(np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, None, None, (CLASSIC_WARNING,))
     bands = restorer.restore(banks, lambda share: progress("restore", 0.6 + 0.3 * share))
-    clean = np.stack([b.image for b in bands])
-    fluxes = _flux_check(aligned, stacks, clean, restorer.target_fwhm_px)
+    clean, changed, fluxes = _close(aligned, stacks, np.stack([b.image for b in bands]), restorer.target_fwhm_px)
     strength, warnings = _allowed_strength(job.restore, fluxes)
     warnings += _outside_training(aligned, restorer)
     sigma = np.stack([b.sigma for b in bands])
@@ -125,23 +148,38 @@ def _restore(
     return Picture(
         np.where(unseen, np.nan, strength * clean + (1 - strength) * plain).astype(np.float32),
         np.where(unseen, np.nan, strength * sigma + (1 - strength) * plain_sigma).astype(np.float32),
-        plain, strength, fluxes, tuple(warnings),
+        plain, strength, changed, fluxes, tuple(warnings),
     )  # fmt: skip
 
 
-def _flux_check(aligned: Aligned, stacks: list[Stack], clean: Image, target_fwhm_px: float) -> FluxCheck | None:
+def _close(
+    aligned: Aligned, stacks: list[Stack], clean: Image, target_fwhm_px: float
+) -> tuple[Image, FluxCheck | None, FluxCheck | None]:
+    """The network's picture with bright stars' fluxes held to the plain stack's, and the check before and after.
+
+    Both are the band that is worst off; None without measured star shapes.
+    """
     if aligned.psfs is None:
-        return None
+        return clean, None, None
     weights = np.mean(aligned.noise_adu**-2.0, axis=0)
-    guide = np.mean([s.mean for s in stacks], axis=0)
-    again = reblurred(clean.mean(0), aligned.psfs, weights, target_fwhm_px)
-    stars = aligned.stars
-    single = aligned.single.mean(0)
-    reference_psf = aligned.psfs[aligned.used.index(aligned.reference)]
-    flux = star_fluxes(single, reference_psf, stars.x, stars.y)
-    noise = float(aligned.noise_adu.mean()) * reference_psf.fwhm_px * 1.5
-    clear = (flux > 20 * noise) & (stars.peak < 0.8 * aligned.saturation_adu)
-    return check_fluxes(guide, again, stars.x[clear], stars.y[clear], flux[clear])
+    psf = mean_psf(aligned.psfs, weights)
+    unsaturated = aligned.stars.peak < 0.8 * aligned.saturation_adu
+    x, y = aligned.stars.x[unsaturated], aligned.stars.y[unsaturated]
+    closed, before, after = [], [], []
+    for image, stack in zip(clean, stacks):
+        flux, snr = stars_in_stack(stack.mean, float(np.nanmin(stack.noise)), psf, x, y)
+        bright, brightest = snr > CLOSING_SNR, snr > CHECKING_SNR
+        again = reblurred(image, aligned.psfs, weights, target_fwhm_px)
+        closed.append(close_fluxes(image, stack.mean, again, psf, x[bright], y[bright], target_fwhm_px))
+        before.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
+        again = reblurred(closed[-1], aligned.psfs, weights, target_fwhm_px)
+        after.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
+    return np.stack(closed), _worst(before), _worst(after)
+
+
+def _worst(checks: list[FluxCheck | None]) -> FluxCheck | None:
+    known = [c for c in checks if c is not None]
+    return max(known, key=lambda c: max(abs(c.change_mag), c.scatter_mag), default=None)
 
 
 def _allowed_strength(restore: dict[str, Any], fluxes: FluxCheck | None) -> tuple[float, list[str]]:
@@ -154,7 +192,7 @@ def _allowed_strength(restore: dict[str, Any], fluxes: FluxCheck | None) -> tupl
         return wanted, []
     strength = wanted * tolerance / off
     return strength, [
-        f"the network changed star fluxes by {off:.3f} mag, more than flux_tolerance = {tolerance}: "
+        f"the picture's star fluxes are off the plain stack's by {off:.3f} mag, more than flux_tolerance = {tolerance}: "
         f"its share was brought down to {strength:.2f}, the rest is the plain stack"
     ]
 
@@ -178,7 +216,9 @@ def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:
     return out
 
 
-def _product(job, frames, aligned: Aligned, stacks, picture: Picture, restorer: Restorer | None, started_at: str) -> Product:
+def _product(
+    job, frames, aligned: Aligned, stacks, picture: Picture, restorer: AnyRestorer | None, started_at: str
+) -> Product:
     reference = frames[aligned.reference]
     figures = _figures(aligned, stacks, picture)
     for line in picture.warnings:
@@ -192,11 +232,18 @@ def _product(job, frames, aligned: Aligned, stacks, picture: Picture, restorer: 
         frames=[_row(f, aligned, stacks, k) for k, f in enumerate(frames)],
         figures=figures,
         model=_model(job, restorer),
-        psf_fwhm_px=restorer.target_fwhm_px if restorer and aligned.psfs else figures["stack_fwhm_px"] or math.nan,
+        psf_fwhm_px=_star_width_px(aligned, figures, restorer),
         history=_history(aligned, picture, restorer),
         warnings=list(picture.warnings),
         config_sha256=job.config_sha256, started_at=started_at, finished_at=_now(),
     )  # fmt: skip
+
+
+def _star_width_px(aligned: Aligned, figures: dict[str, Any], restorer: AnyRestorer | None) -> float:
+    """FWHM of the result's stars: as asked for, or as the plain stack's; NaN where nobody knows."""
+    if isinstance(restorer, Restorer) and aligned.psfs:
+        return restorer.target_fwhm_px
+    return figures["stack_fwhm_px"] or math.nan
 
 
 def _row(frame: Frame, aligned: Aligned, stacks: list[Stack], k: int) -> dict[str, Any]:
@@ -234,18 +281,27 @@ def _figures(aligned: Aligned, stacks: list[Stack], picture: Picture) -> dict[st
         "stack_fwhm_px": _number(float(np.average(widths, weights=weights))) if widths else None,
         "best_fwhm_px": _number(min(widths)) if widths else None,
         "strength": round(picture.strength, 4),
-        "flux_change_mag": _number(picture.fluxes.change_mag) if picture.fluxes else None,
-        "flux_scatter_mag": _number(picture.fluxes.scatter_mag) if picture.fluxes else None,
-        "flux_stars": picture.fluxes.stars if picture.fluxes else 0,
+        **_flux_figures("network_flux", picture.network_fluxes),
+        **_flux_figures("flux", picture.fluxes),
         "median_sigma_adu": _number(float(np.nanmedian(picture.sigma))),
     }  # fmt: skip
 
 
-def _model(job: Job, restorer: Restorer | None) -> dict[str, Any] | None:
+def _flux_figures(name: str, check: FluxCheck | None) -> dict[str, Any]:
+    if check is None:
+        return {}
+    return {
+        f"{name}_change_mag": _number(check.change_mag),
+        f"{name}_scatter_mag": _number(check.scatter_mag),
+        f"{name}_stars": check.stars,
+    }
+
+
+def _model(job: Job, restorer: AnyRestorer | None) -> dict[str, Any] | None:
     return {key: restorer.card[key] for key in ("name", "version", "sha256")} if restorer else None
 
 
-def _history(aligned: Aligned, picture: Picture, restorer: Restorer | None) -> list[str]:
+def _history(aligned: Aligned, picture: Picture, restorer: AnyRestorer | None) -> list[str]:
     lines = [
         f"hot pixels mended: {aligned.hot_pixels}",
         f"registered {len(aligned.used)} of {len(aligned.frames)} frames onto REFFRAME",

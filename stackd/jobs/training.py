@@ -10,9 +10,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -21,8 +20,10 @@ from loguru import logger
 from stackd.disk import checkpoint, models
 from stackd.disk.gallery import find_pictures, read_picture, survey
 from stackd.errors import ConfigError, ModelError
+from stackd.jobs.classic import train_classic
+from stackd.jobs.training_request import Outcome, Progress, TrainingRequest
 from stackd.network import architecture, calibrate, feed, fit
-from stackd.network.restorer import set_weights, weights_of
+from stackd.network.weights import set_weights, weights_of
 
 HELD_OUT_SHARE = 0.1  # of the pictures
 HELD_OUT_SKIES = 48
@@ -30,41 +31,6 @@ HELD_OUT_SEED = 7_000_000  # added to a run's seed: no sky of training is ever j
 CHECKPOINT_S = 300.0
 REPORT_STEPS = 100
 WINDOW, WARM_SKIES, SKIES_PER_STEP = 1500, 120, 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingRequest:
-    """What to train. Without `steps` the run lasts `minutes`; with it, the result depends on the seed alone."""
-
-    store: Path
-    run_folder: Path  # checkpoints of the run, to resume from
-    pictures: Path | None = None
-    preset: str = "default"
-    steps: int | None = None
-    minutes: float = 30.0
-    seed: int = 0
-    resume: bool = False
-    keep: int = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands, for a progress bar."""
-
-    share: float
-    step: int
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a run. `scores` and `current_scores` are on the same held-out skies; None: there was no current model."""
-
-    version: models.ModelVersion | None
-    promoted: bool
-    scores: dict[str, float]
-    current_scores: dict[str, float] | None
-    interrupted: bool = False
 
 
 class Pictures:
@@ -89,10 +55,12 @@ class Pictures:
 
 
 def train(request: TrainingRequest, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
-    """Run a whole training of a preset of the restorer and store its model.
+    """Run a whole training of a preset and store its model.
 
     Raises ConfigError for an unknown preset or a folder without usable pictures.
     """
+    if request.preset == "classic":
+        return train_classic(request)
     if request.preset not in architecture.PRESETS:
         raise ConfigError(f"no preset {request.preset!r}; there are: {', '.join(architecture.PRESETS)}, classic")
     training, held_out = _galleries(request.pictures)
@@ -129,8 +97,8 @@ def held_out_batches(seed: int, pictures: Pictures) -> list[fit.Batch]:
     """The skies that every model of a seed is judged on, one whole sky a batch."""
     batches = []
     for number in range(HELD_OUT_SKIES):
-        for sample in feed.simulate(seed + HELD_OUT_SEED, number, pictures):
-            batches.append((sample.bank[None], sample.conditions[None], sample.truth[None]))
+        samples = feed.simulate(seed + HELD_OUT_SEED, number, pictures)
+        batches += [(s.bank[None], s.conditions[None], s.truth[None]) for s in samples]
     return batches
 
 
@@ -145,16 +113,16 @@ def _galleries(folder: Path | None) -> tuple[Pictures, Pictures]:
     return Pictures(list(gallery.paths)).split(HELD_OUT_SHARE)
 
 
-def _fit(trainer: fit.Trainer, request: TrainingRequest, pictures: Pictures, report) -> tuple[list[list[float]], bool, float]:
-    """Train to the end or to a signal. Returns (loss curve, whether it ended, seconds spent, earlier runs' included)."""
+def _fit(
+    trainer: fit.Trainer, request: TrainingRequest, pictures: Pictures, report
+) -> tuple[list[list[float]], bool, float]:
+    """Train to the end or to a signal. Returns (loss curve, whether it ended, seconds spent with earlier runs')."""
     spent_s, curve = 0.0, []
     if request.resume:
         state = checkpoint.load(request.run_folder)
         trainer.resume(state)
         spent_s, curve = float(state["spent_s"]), state["curve"].tolist()
-    pool = feed.Pool(
-        request.seed, pictures, window=WINDOW, warm=WARM_SKIES, skies_per_step=SKIES_PER_STEP, processes=1
-    )
+    pool = feed.Pool(request.seed, pictures, window=WINDOW, warm=WARM_SKIES, skies_per_step=SKIES_PER_STEP, processes=1)
     pool.skip_to(trainer.step)
     started_s = saved_s = time.monotonic()
     earlier_s = spent_s
@@ -162,7 +130,9 @@ def _fit(trainer: fit.Trainer, request: TrainingRequest, pictures: Pictures, rep
     try:
         with _stop_flag() as stopped:
             while (share := _share(trainer.step, spent_s, request)) < 1 and not stopped():
-                losses.append(trainer.train_on(pool.batch(trainer.step, trainer.recipe.crop_px, trainer.recipe.batch), share))
+                losses.append(
+                    trainer.train_on(pool.batch(trainer.step, trainer.recipe.crop_px, trainer.recipe.batch), share)
+                )
                 now_s = time.monotonic()
                 spent_s = earlier_s + now_s - started_s
                 if trainer.step % REPORT_STEPS == 0:
@@ -201,7 +171,9 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _current_scores(request: TrainingRequest, network: keras.Model, batches: list[fit.Batch]) -> dict[str, float] | None:
+def _current_scores(
+    request: TrainingRequest, network: keras.Model, batches: list[fit.Batch]
+) -> dict[str, float] | None:
     """The current model on the same skies; None where there is none or it is of another architecture."""
     try:
         card, weights = models.load_weights(models.resolve(request.store, request.preset))

@@ -1,5 +1,7 @@
 """How far the network's claimed errors are from its real ones on held-out skies, as a curve to mend them by."""
 
+from itertools import pairwise
+
 import keras
 import numpy as np
 
@@ -22,7 +24,7 @@ def sigma_curve(network: keras.Model, batches: list[Batch]) -> list[list[float]]
     edges = np.quantile(claimed, np.linspace(0, 1, BINS + 1))
     edges[-1] += 1e-6
     curve = []
-    for low, high in zip(edges[:-1], edges[1:]):
+    for low, high in pairwise(edges):
         inside = (claimed >= low) & (claimed < high)
         if inside.sum() > 100:
             curve.append([float(claimed[inside].mean()), float(np.log(np.quantile(error[inside], 0.683) + 1e-6))])

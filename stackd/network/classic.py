@@ -4,11 +4,15 @@ Twelve layers on whole pictures in 0..1; Dense layers mix the frames of one pixe
 convolutions look at four pixels each. Knows no paths and makes no pictures: training takes them as an array.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from stackd.errors import SetError
 from stackd.network.corruption import FRAMES, HEIGHT_PX, WIDTH_PX, corrupt
+from stackd.network.weights import set_weights
 
 Image = NDArray[np.float32]
 
@@ -79,3 +83,26 @@ def fit_classic(
 def apply_classic(network: keras.Model, frames: Image) -> Image:
     """One picture (H, W) from eight frames (H, W, 8) in 0..1 that lie on each other; not clipped."""
     return np.asarray(network(frames[None], training=False))[0, ..., 0]
+
+
+class ClassicRestorer:
+    """The network of 2019 on captures: exactly eight aligned frames, brought to 0..1 and back. An exhibit."""
+
+    BRIGHTEST = 0.9995  # quantile that becomes 1; its network never saw light beyond
+
+    def __init__(self, card: dict[str, Any], weights: dict[str, NDArray[np.float32]]) -> None:
+        """Raises ModelError where weights and architecture do not belong together."""
+        self.card = card
+        self._network = build_classic(None, None)
+        set_weights(self._network, weights)
+
+    def restore_frames(self, frames: Image) -> Image:
+        """One band (H, W) from (8, H, W) frames, in their unit. Raises SetError for any other number of frames."""
+        if len(frames) != FRAMES:
+            remedy = "choose the default model, which takes any number"
+            raise SetError(f"the model classic takes exactly {FRAMES} frames, not {len(frames)}", remedy=remedy)
+        filled = np.where(np.isfinite(frames), frames, np.nan_to_num(np.nanmean(frames, axis=0)))
+        black, white = np.quantile(filled, (0.01, self.BRIGHTEST))
+        span = max(float(white - black), 1e-6)
+        seen = np.clip((filled - black) / span, 0, 1).transpose(1, 2, 0).astype(np.float32)
+        return apply_classic(self._network, seen) * np.float32(span) + np.float32(black)

@@ -32,8 +32,8 @@ TRAINED_RANGE = {"frames": [1, 32], "fwhm_px": [1.7, 6.0], "ellipticity": [0.0, 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One band of one simulated set: `bank` (SKY_PX, SKY_PX, CHANNELS), `conditions`, `truth` (SKY_PX, SKY_PX); unit: the
-    stack's noise."""
+    """One band of one simulated set, in units of the stack's noise: `bank` (SKY_PX, SKY_PX, CHANNELS), `conditions`,
+    `truth` (SKY_PX, SKY_PX)."""
 
     bank: Image
     conditions: NDArray[np.float32]
@@ -64,7 +64,9 @@ def random_sky(rng: np.random.Generator, bands: int, pictures: Sequence[Image]) 
         diffuse = np.zeros_like(diffuse)
     density = float(np.exp(rng.uniform(np.log(40), np.log(6000))))
     low = float(np.exp(rng.uniform(np.log(30), np.log(400))))
-    stars = skies.star_catalogue(shape, bands, rng, density, (low, float(np.exp(rng.uniform(np.log(2e4), np.log(6e5))))))
+    stars = skies.star_catalogue(
+        shape, bands, rng, density, (low, float(np.exp(rng.uniform(np.log(2e4), np.log(6e5)))))
+    )
     return skies.Sky(diffuse, *stars)
 
 
@@ -111,9 +113,9 @@ def _samples(sky: skies.Sky, night: camera.Night, exposures: list[camera.Exposur
     noise = noise * rng.normal(1, 0.03) * rng.normal(1, 0.01, len(noise))
     transforms = [_as_measured(e.matrix, rng) for e in exposures]
     banks = []
-    for band, planes in enumerate(_bands(night, exposures)):
-        frames = np.array([apply_transform((p - rng.normal(0, 0.05) * s * c) / c, t, p.shape)[0]
-                           for p, t, c, s in zip(planes, transforms, scales, noise)])  # fmt: skip
+    for planes in _bands(night, exposures):
+        level = [p / c - rng.normal(0, 0.05) * s for p, c, s in zip(planes, scales, noise)]
+        frames = np.array([apply_transform(p.astype(np.float32), t, p.shape)[0] for p, t in zip(level, transforms)])
         stack = combine(frames, noise, find_outliers(frames, noise, 4.0))
         banks.append(fuse(frames, noise, stack, told, TARGET_FWHM_PX))
     middle = slice((CANVAS_PX - SKY_PX) // 2, (CANVAS_PX + SKY_PX) // 2)
@@ -137,8 +139,11 @@ def _bands(night: camera.Night, exposures: list[camera.Exposure]) -> Iterator[li
 
 
 def _told_psfs(exposures: list[camera.Exposure], rng) -> tuple[Psf, ...] | None:
-    """The PSFs as a fit gives them: a little wrong, all in one direction and each in its own, sometimes plainly too
-    wide (knots of nebula taken for stars), sometimes none. Faint neighbours make wings look stronger: hence the beta."""
+    """The PSFs as a fit gives them: a little wrong, all in one direction and each in its own; sometimes none.
+
+    Sometimes they are plainly too wide, knots of nebula taken for stars. Faint neighbours make wings look stronger:
+    hence the beta.
+    """
     if rng.random() < 0.06:
         return None
     common_width = rng.normal(0.08, 0.1) if rng.random() < 0.15 else rng.normal(-0.01, 0.025)

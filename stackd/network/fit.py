@@ -43,7 +43,11 @@ class Trainer:
     def __init__(self, network: keras.Model, recipe: Recipe) -> None:
         self.network, self.recipe = network, recipe
         self.optimizer = keras.optimizers.AdamW(
-            recipe.learning_rate, beta_1=0.9, beta_2=0.99, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm
+            recipe.learning_rate,
+            beta_1=0.9,
+            beta_2=0.99,
+            weight_decay=recipe.weight_decay,
+            global_clipnorm=recipe.clip_norm,
         )
         self.optimizer.build(network.trainable_variables)
         self.average = [tf.Variable(v.value, trainable=False) for v in network.trainable_variables]
@@ -97,7 +101,9 @@ class Trainer:
         self.step = int(state["step"])
 
 
-def evaluate(network: keras.Model, batches: list[Batch], progress: Callable[[int], None] = lambda n: None) -> dict[str, float]:
+def evaluate(
+    network: keras.Model, batches: list[Batch], progress: Callable[[int], None] = lambda n: None
+) -> dict[str, float]:
     """Mean PSNR (dB) of the network and of the plain stack on held-out batches, and the network's loss."""
     rows = []
     for n, (bank, conditions, truth) in enumerate(batches):

@@ -41,7 +41,7 @@ def flux_error(truth, restored):
 
 
 def nll(truth, restored, log_sigma):
-    """Laplace likelihood of the claimed error, which a few wild pixels cannot dominate. It must not move the picture."""
+    """Laplace likelihood of the claimed error, which few wild pixels cannot dominate; it does not move the picture."""
     error = ops.stop_gradient(ops.abs(restored - truth))
     return ops.mean(log_sigma + error * ops.exp(-log_sigma))
 

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from stackd.errors import ModelError
 from stackd.imaging.fuse import Bank
 from stackd.network import architecture
 from stackd.network.channels import CHANNELS, network_input
+from stackd.network.weights import set_weights
 
 Image = NDArray[np.float32]
 TILE_PX = 768  # one shape for all pictures: TensorFlow keeps memory for every new one
@@ -55,7 +54,11 @@ class Restorer:
         inputs = network_input(banks)
         out = []
         for k, (bank, channels) in enumerate(zip(banks, inputs)):
-            picture, sigma = self._whole(channels, bank.conditions, lambda share: tile_done((k + share) / len(banks)))
+
+            def band_done(share: float, before: int = k) -> None:
+                tile_done((before + share) / len(banks))
+
+            picture, sigma = self._whole(channels, bank.conditions, band_done)
             unit = np.float32(bank.unit_adu)
             out.append(Restored(picture * unit, sigma * unit))
         return out
@@ -73,7 +76,6 @@ class Restorer:
             sigma[rows, columns] = self._honest(log_sigma.numpy()[0, inner, inner][: size[0], : size[1]])
             tile_done((n + 1) / len(tiles))
         return picture, sigma
-
 
     def _honest(self, log_sigma: Image) -> Image:
         """The claimed error put right by what the held-out skies showed; beyond the curve by its end's correction."""
@@ -103,20 +105,3 @@ def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Indices folded back into 0 .. size - 1, as often as needed."""
     period = index % (2 * size)
     return np.minimum(period, 2 * size - 1 - period)
-
-
-def weights_of(network: keras.Model) -> dict[str, NDArray[np.float32]]:
-    """All weights by the path of their variable."""
-    return {v.path: np.asarray(v) for v in network.weights}
-
-
-def set_weights(network: keras.Model, weights: dict[str, NDArray[np.float32]]) -> None:
-    """Put weights into a network. Raises ModelError unless names and shapes agree one to one."""
-    wanted = {v.path: v for v in network.weights}
-    if wanted.keys() != weights.keys():
-        odd = sorted(wanted.keys() ^ weights.keys())
-        raise ModelError(f"the weights are not of this architecture: {', '.join(odd[:4])} on one side only")
-    for path, variable in wanted.items():
-        if tuple(variable.shape) != weights[path].shape:
-            raise ModelError(f"the weight {path} has shape {weights[path].shape}, the architecture {tuple(variable.shape)}")
-        variable.assign(weights[path])

@@ -1,0 +1,56 @@
+"""Siril's own registration and stack of a set, where Siril is installed: https://siril.org, `siril-cli`.
+
+A set's files in, the stacked picture out, on the grid of the first frame. The script uses only commands that every
+Siril since 1.0 knows.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+SCRIPT = """requires 1.0.0
+set32bits
+cd {frames}
+convert light{debayer} -out={work}
+cd {work}
+register light
+stack r_light rej 3 3 -norm=addscale -out=result
+close
+"""
+TIMEOUT_S = 300.0
+
+
+def find(named: Path | None) -> str | None:
+    """The program: the named one, else `siril-cli` on the PATH, else None."""
+    return str(named) if named else shutil.which("siril-cli")
+
+
+def version(program: str) -> str:
+    """As "1.0.6"; what it says of itself if that is something else."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    return said.strip().removeprefix("siril ") or "of unknown version"
+
+
+def stack(program: str, frames: Sequence[Path], bayer: bool, folder: Path) -> NDArray[np.float32] | None:
+    """(bands, H, W) in Siril's unit, rows as Siril orders them; None if it gave up (its words are in siril.log)."""
+    inbox, work = folder / "frames", folder / "work"
+    for made in (inbox, work):
+        made.mkdir(parents=True)
+    for frame in frames:
+        (inbox / frame.name).symlink_to(frame.absolute())
+    script = folder / "stack.ssf"
+    script.write_text(SCRIPT.format(frames=inbox.absolute(), work=work.absolute(), debayer=" -debayer" if bayer else ""))
+    with (folder / "siril.log").open("w") as log:
+        command = [program, "-d", str(folder.absolute()), "-s", str(script.absolute())]
+        subprocess.run(command, stdout=log, stderr=log, timeout=TIMEOUT_S, check=False)
+    results = list(work.glob("result.fit*"))
+    if not results:
+        return None
+    pixels = fits.getdata(results[0]).astype(np.float32)
+    shutil.rmtree(work)
+    return pixels if pixels.ndim == 3 else pixels[None]

@@ -1,0 +1,106 @@
+"""The restored picture held against the plain stack: the truth passes, lost and invented light does not."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stackd.imaging.closure import check_fluxes, reblurred
+from stackd.imaging.psf import Psf
+from stackd.imaging.skies import Sky, blur, splat, splat_otf
+
+SHAPE = (180, 191)
+TARGET_PX = 2.0
+PSFS = (Psf(2.4, 3.5), Psf(3.1, 3.0, 0.1, 0.5), Psf(3.6, 2.8, 0.05, 2.0))
+WEIGHTS = np.array([0.012, 0.01, 0.007])
+
+
+@pytest.fixture
+def sky(rng: np.random.Generator) -> Sky:
+    """Stars apart from each other over a faint glow."""
+    y, x = (grid.ravel() for grid in np.mgrid[25:165:26, 25:175:26])
+    x, y = x + rng.uniform(-3, 3, len(x)), y + rng.uniform(-3, 3, len(x))
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    glow = 50 * np.exp(-((columns - 90) ** 2 + (rows - 80) ** 2) / 1800)
+    return Sky(glow[None].astype(np.float32), x, y, rng.uniform(5e3, 5e4, (1, len(x))))
+
+
+def plain_stack(sky: Sky) -> NDArray[np.float32]:
+    """The weighted mean of noiseless frames; diffuse light is not integrated over pixels again."""
+    points = splat(SHAPE, sky.x, sky.y, sky.flux[0])
+    share = WEIGHTS / WEIGHTS.sum()
+    otf = sum(w * p.otf(SHAPE) for w, p in zip(share, PSFS))
+    return blur(points, otf / splat_otf(SHAPE)) + blur(sky.diffuse[0], otf)
+
+
+def seen_again(sky: Sky) -> NDArray[np.float32]:
+    return reblurred(sky.truth(TARGET_PX)[0], PSFS, WEIGHTS, TARGET_PX)
+
+
+def test_the_truth_reblurred_is_the_plain_stack(sky: Sky) -> None:
+    """Away from the edge, to 3 % at the brightest star's peak, everywhere else far less; no light is lost."""
+    stack, again = plain_stack(sky), seen_again(sky)
+
+    inner = slice(10, -10), slice(10, -10)
+    difference = (again - stack)[inner]
+    assert np.abs(difference).max() < 0.03 * stack.max()
+    assert np.sqrt(np.mean(difference**2)) < 0.001 * stack.max()
+    assert again.sum() == pytest.approx(stack.sum(), rel=0.002)
+    assert again.dtype == np.float32
+
+
+def test_unseen_pixels_do_not_spread(sky: Sky) -> None:
+    """A picture with NaN gives numbers everywhere, right ones a few widths away from the hole."""
+    picture = sky.truth(TARGET_PX)[0]
+    picture[:, :15] = np.nan
+
+    again = reblurred(picture, PSFS, WEIGHTS, TARGET_PX)
+
+    assert np.isfinite(again).all()
+    assert np.abs(again - seen_again(sky))[:, 45:].max() < 5
+
+
+def test_true_fluxes_pass(sky: Sky, rng: np.random.Generator) -> None:
+    """Hardly a change and hardly a scatter, noise in the stack or not, unseen parts or not."""
+    stack = plain_stack(sky) + rng.normal(0, 3, SHAPE).astype(np.float32)
+    stack[:, :30] = np.nan
+
+    check = check_fluxes(stack, seen_again(sky), sky.x, sky.y, sky.flux[0])
+
+    assert check is not None
+    assert 15 < check.stars < len(sky.x)
+    assert abs(check.change_mag) < 0.005
+    assert check.scatter_mag < 0.01
+
+
+@pytest.mark.parametrize("share", [0.8, 1.25])
+def test_dimmed_and_brightened_stars_show(sky: Sky, share: float) -> None:
+    """A network that takes or adds light at all stars: the change in magnitudes."""
+    wrong = Sky(sky.diffuse, sky.x, sky.y, sky.flux * share)
+
+    check = check_fluxes(plain_stack(sky), seen_again(wrong), sky.x, sky.y, sky.flux[0])
+
+    assert check is not None
+    assert check.change_mag == pytest.approx(-2.5 * np.log10(share), abs=0.06)
+
+
+def test_removed_stars_show(sky: Sky) -> None:
+    """Every second star's light halved: the scatter tells, whatever the median says; all light gone: no star left."""
+    flux = sky.flux.copy()
+    flux[:, ::2] *= 0.5
+    halved, none = Sky(sky.diffuse, sky.x, sky.y, flux), Sky(sky.diffuse, sky.x, sky.y, sky.flux * 0)
+
+    check = check_fluxes(plain_stack(sky), seen_again(halved), sky.x, sky.y, sky.flux[0])
+    gone = check_fluxes(plain_stack(sky), seen_again(none), sky.x, sky.y, sky.flux[0])
+
+    assert check is not None
+    assert max(check.scatter_mag, abs(check.change_mag)) > 0.3
+    assert gone is None or gone.change_mag > 1.5
+
+
+def test_too_few_stars_give_no_verdict(sky: Sky) -> None:
+    """Below five stars away from the edge there is nothing to say."""
+    stack, again = plain_stack(sky), seen_again(sky)
+
+    assert check_fluxes(stack, again, sky.x[:4], sky.y[:4], sky.flux[0, :4]) is None
+    edge = np.full(9, 3.0)
+    assert check_fluxes(stack, again, edge, np.linspace(20, 160, 9), np.full(9, 1e4)) is None

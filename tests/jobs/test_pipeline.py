@@ -1,0 +1,339 @@
+"""From files to a finished result, end to end on small simulated nights: what is in it, and what it never does."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from stackd.errors import ModelError, SetError
+from stackd.imaging.fuse import Bank
+from stackd.jobs.pipeline import load_restorer, process
+from stackd.network.architecture import PRESETS, build
+from stackd.network.restorer import Restored, Restorer
+from stackd.network.weights import weights_of
+from stackd.records import Job
+from stackd.settings import LimitsSettings, RestoreSettings
+from tests.jobs.nights import SHAPE, frames_of, night_of, star_field, write_set
+
+FILES = {
+    "restored.fits", "stack.fits", "sigma.fits", "restored.tif", "preview.jpg", "report.html", "result.json",
+}  # fmt: skip
+CARD = {
+    "architecture": PRESETS["small"], "target_fwhm_px": 2.0, "sigma_curve": [[-5.0, 12.0], [-5.0, 12.0]],
+    "trained_range": {"frames": [1, 32], "fwhm_px": [1.7, 6.0], "ellipticity": [0.0, 0.25]},
+    "name": "default", "version": "20261122T200000Z-0123456789ab", "sha256": "ab" * 32,
+}  # fmt: skip
+
+Run = Callable[..., tuple[dict[str, Any], Path]]
+
+
+class Wrong(Restorer):
+    """A restorer that dims what it should restore, from no network at all."""
+
+    def __init__(self, share: float) -> None:
+        self.card, self.share = CARD, share
+
+    def restore(self, banks: Sequence[Bank], tile_done: Callable[[float], None] = lambda share: None) -> list[Restored]:
+        return [Restored(b.wiener[0] * b.unit_adu * np.float32(self.share), np.full_like(b.plain, 3)) for b in banks]
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Restorer:
+    keras.utils.set_random_seed(1)
+    return Restorer(CARD, weights_of(build(PRESETS["small"])))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """run(paths, restorer, aligned=..., **restore settings) -> (content of result.json, the result's folder)."""
+
+    def start(
+        paths: Sequence[str], restorer: Restorer | None = None, aligned: bool = False, **restore: Any
+    ) -> tuple[dict[str, Any], Path]:
+        staging = tmp_path / f"staging-{len(list(tmp_path.glob('staging-*')))}"
+        staging.mkdir()
+        settings = RestoreSettings(**restore).model_dump(mode="json")
+        job = Job(
+            "M31", tuple(paths), str(staging), settings, LimitsSettings().model_dump(mode="json"), "", "c" * 64, aligned
+        )
+        return process(job, restorer, lambda step, share: None), staging
+
+    return start
+
+
+def image(folder: Path, name: str) -> np.ndarray:
+    return fits.getdata(folder / f"{name}.fits").astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def light_paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    return write_set(tmp_path_factory.mktemp("night"), night_of(star_field(1)))
+
+
+def test_a_result_is_complete(light_paths: tuple[str, ...], run: Run, untrained: Restorer) -> None:
+    """All files of the contract, result.json the same as what comes back, every image finite on the frames' grid."""
+    content, folder = run(light_paths, untrained)
+
+    assert {p.name for p in folder.iterdir()} == FILES
+    assert json.loads((folder / "result.json").read_text()) == content
+    for name in ("restored", "stack", "sigma"):
+        pixels = image(folder, name)
+        assert pixels.shape == SHAPE
+        assert np.isfinite(pixels).all()
+    assert image(folder, "sigma").min() > 0
+    header = fits.getheader(folder / "restored.fits")
+    assert header["STACKCNT"] == 6
+    assert header["REFFRAME"] == content["reference"]
+    assert header["MODELSHA"] == CARD["sha256"]
+    assert header["OBJECT"] == "Field"
+
+
+def test_what_result_json_says(light_paths: tuple[str, ...], run: Run, untrained: Restorer) -> None:
+    """Each frame with digest, place, width, light and share rejected; figures, model and settings beside them."""
+    content, _ = run(light_paths, untrained)
+
+    assert content["set"] == "M31"
+    assert (content["frames_used"], content["frames_left_out"]) == (6, 0)
+    assert content["size"] == {"width_px": SHAPE[1], "height_px": SHAPE[0], "bands": 1}
+    assert content["model"] == {key: CARD[key] for key in ("name", "version", "sha256")}
+    assert content["psf_fwhm_px"] == 2.0
+    assert content["config_sha256"] == "c" * 64
+    assert [row["file"] for row in content["inputs"]] == [Path(p).name for p in light_paths]
+    for row in content["inputs"]:
+        assert row["used"]
+        assert len(row["sha256"]) == 64
+        assert 2.2 < row["fwhm_px"] < 3.5
+        assert 0.7 < row["transparency"] < 1.4
+        assert 0 <= row["rejected_share"] < 0.01
+        assert np.array(row["transform"]).shape == (2, 3)
+        assert row["registered_by"] in ("stars", "identity")
+        assert row["exposure_s"] == 60
+    figures = content["figures"]
+    single_noise = np.mean([row["noise_adu"] for row in content["inputs"]])
+    assert figures["stack_noise_adu"] == pytest.approx(single_noise / np.sqrt(6), rel=0.25)
+    assert figures["stars"] > 30
+    assert figures["hot_pixels"] > 0
+    assert 0 < figures["strength"] <= 1
+    assert content["started_at"] <= content["finished_at"]
+
+
+def test_the_plain_stack_alone(light_paths: tuple[str, ...], run: Run) -> None:
+    """Without a network restored.fits is stack.fits, no model is named, and the stack is quieter than its frames."""
+    content, folder = run(light_paths, None)
+
+    np.testing.assert_array_equal(image(folder, "restored"), image(folder, "stack"))
+    assert content["model"] is None
+    assert content["figures"]["strength"] == 0
+    assert content["psf_fwhm_px"] == pytest.approx(content["figures"]["stack_fwhm_px"])
+    assert {p.name for p in folder.iterdir()} == FILES
+    assert image(folder, "sigma").min() > 0
+
+
+def test_strength_zero_is_the_plain_stack(light_paths: tuple[str, ...], run: Run, untrained: Restorer) -> None:
+    """Bit by bit, also in its error where the stack's is told."""
+    content, folder = run(light_paths, untrained, strength=0.0)
+    _, plain = run(light_paths, None)
+
+    for name in ("restored", "sigma"):
+        np.testing.assert_allclose(image(folder, name), image(plain, name), rtol=1e-6)
+    np.testing.assert_array_equal(image(folder, "restored"), image(folder, "stack"))
+    assert content["figures"]["strength"] == 0
+
+
+def test_fluxes_that_hold_are_let_pass(light_paths: tuple[str, ...], run: Run) -> None:
+    """The sharpest Wiener map keeps the stars' light: full strength, no warning of fluxes."""
+    content, _ = run(light_paths, Wrong(1.0))
+
+    assert content["figures"]["strength"] == 1
+    assert content["figures"]["flux_stars"] >= 5
+    assert abs(content["figures"]["flux_change_mag"]) < 0.03
+    assert not any("flux" in line for line in content["warnings"])
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_network_that_breaks_fluxes_is_held_back(light_paths: tuple[str, ...], run: Run, strength: float) -> None:
+    """A fifth of the light lost is 0.24 mag: the network's share falls until the change is what is tolerated."""
+    content, folder = run(light_paths, Wrong(0.8), strength=strength, flux_tolerance=0.05)
+    _, trusted = run(light_paths, Wrong(0.8), flux_tolerance=1.0)
+
+    figures = content["figures"]
+    assert figures["flux_change_mag"] == pytest.approx(0.24, abs=0.03)
+    want = strength * 0.05 / max(figures["flux_change_mag"], figures["flux_scatter_mag"])
+    assert figures["strength"] == pytest.approx(want, abs=0.001)
+    assert any("flux_tolerance" in line for line in content["warnings"])
+    plain, restored, clean = image(folder, "stack"), image(folder, "restored"), image(trusted, "restored")
+    np.testing.assert_allclose(restored - plain, want * (clean - plain), atol=0.05 + 1e-3 * np.abs(clean - plain).max())
+
+
+def test_what_the_model_never_saw_is_said(light_paths: tuple[str, ...], run: Run) -> None:
+    """A set outside the model's training carries a warning with the figure."""
+    strange = Wrong(1.0)
+    strange.card = CARD | {"trained_range": {"frames": [1, 4], "fwhm_px": [1.7, 2.0], "ellipticity": [0.0, 0.9]}}
+
+    content, _ = run(light_paths, strange)
+
+    assert any(line.startswith("frames 6 ") for line in content["warnings"])
+    assert any(line.startswith("fwhm_px") for line in content["warnings"])
+    assert not any(line.startswith("ellipticity") for line in content["warnings"])
+
+
+def test_the_order_of_paths_does_not_change_the_picture(light_paths: tuple[str, ...], run: Run) -> None:
+    """The same frames in another order: the same reference, the same stack but for rounding."""
+    one, folder = run(light_paths, None)
+    other, again = run(light_paths[::-1], None)
+
+    assert other["reference"] == one["reference"]
+    difference = np.abs(image(again, "stack") - image(folder, "stack"))
+    assert np.quantile(difference, 0.99) < 0.05 * one["figures"]["stack_noise_adu"]
+
+
+def test_a_foreign_frame_and_a_cloudy_one(tmp_path: Path, run: Run) -> None:
+    """Another field is left out and says why; a cloudy frame is used for what it is worth and is not the reference."""
+    sky = star_field(1)
+    exposures = night_of(sky, frames=4, shift_px=3.0)
+    exposures[1] = night_of(star_field(77), frames=1)[0]
+    exposures.insert(0, night_of(sky, seed=3, frames=1, cloud_chance=1.0, fwhm_px=(2.4, 2.4))[0])
+    paths = write_set(tmp_path, exposures)
+
+    content, _ = run(paths, None)
+
+    rows = content["inputs"]
+    assert [row["used"] for row in rows] == [True, True, False, True, True]
+    assert rows[2]["reason"]
+    assert rows[2]["transform"] is None
+    assert rows[2]["rejected_share"] is None
+    assert (content["frames_used"], content["frames_left_out"]) == (4, 1)
+    assert content["reference"] != "light_0.fits"
+    assert rows[0]["transparency"] < 0.75
+
+
+def test_a_satellite_leaves_no_trace(tmp_path: Path, run: Run) -> None:
+    """A bright trail through one frame: the stack is the same without it, to its noise."""
+    exposures = night_of(star_field(1), frames=6)
+    pixels = exposures[3].pixels.copy()
+    cv2.line(pixels, (10, 5), (190, 180), 2500.0, 2)
+    dirty = [*exposures[:3], replace(exposures[3], pixels=pixels), *exposures[4:]]
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "dirty").mkdir()
+
+    _, clean = run(write_set(tmp_path / "clean", exposures), None)
+    content, trailed = run(write_set(tmp_path / "dirty", dirty), None)
+
+    assert content["inputs"][3]["rejected_share"] > 0.005
+    difference = np.abs(image(trailed, "stack") - image(clean, "stack"))
+    assert np.quantile(difference, 0.999) < 5 * content["figures"]["stack_noise_adu"]
+    assert difference.mean() < 0.2 * content["figures"]["stack_noise_adu"]
+
+
+def test_frames_of_two_sizes_are_no_set(tmp_path: Path, run: Run) -> None:
+    """Both sizes and the odd file are named; nothing is written."""
+    exposures = night_of(star_field(1), frames=3)
+    exposures[2] = replace(exposures[2], pixels=exposures[2].pixels[:150, :160])
+    paths = write_set(tmp_path, exposures)
+
+    with pytest.raises(SetError, match=r"light_2\.fits") as error:
+        run(paths, None)
+
+    assert "160x150" in str(error.value)
+    assert f"{SHAPE[1]}x{SHAPE[0]}" in str(error.value)
+    assert not list((tmp_path / "staging-0").iterdir())
+
+
+def test_frames_of_different_skies_are_no_set(tmp_path: Path, run: Run) -> None:
+    """No two fit together: an error that names the frames."""
+    exposures = [night_of(star_field(seed), frames=1)[0] for seed in (1, 77)]
+
+    with pytest.raises(SetError, match="no two frames"):
+        run(write_set(tmp_path, exposures), None)
+
+
+def test_one_frame_is_a_set_too(light_paths: tuple[str, ...], run: Run, untrained: Restorer) -> None:
+    """Of any number from one on."""
+    content, folder = run(light_paths[:1], untrained)
+
+    assert content["frames_used"] == 1
+    assert {p.name for p in folder.iterdir()} == FILES
+    assert np.isfinite(image(folder, "restored")).all()
+
+
+def test_a_mosaic_becomes_a_colour_picture(tmp_path: Path, run: Run, untrained: Restorer) -> None:
+    """(3, H, W) in R G B order: a field whose stars are red comes out red; no card of the mosaic is left."""
+    sky = star_field(4, bands=3)
+    sky = replace(sky, flux=sky.flux * np.array([[1.0], [0.4], [0.2]]))
+    paths = write_set(tmp_path, night_of(sky, frames=4, bayer="GRBG"), "GRBG")
+
+    content, folder = run(paths, untrained)
+
+    restored = image(folder, "restored")
+    assert restored.shape == (3, *SHAPE)
+    assert content["size"]["bands"] == 3
+    stack = image(folder, "stack")
+    bright = stack.sum(0) > np.quantile(stack.sum(0), 0.99)
+    red, green, blue = stack[:, bright].sum(1)
+    assert red > 1.8 * green > 1.8 * blue
+    assert "BAYERPAT" not in fits.getheader(folder / "restored.fits")
+
+
+def test_pictures_give_a_picture(tmp_path: Path, run: Run) -> None:
+    """16-bit PNG frames without a header: restored.png lies beside the rest."""
+    paths = []
+    for k, frame in enumerate(frames_of(night_of(star_field(1), frames=3))):
+        paths.append(str(tmp_path / f"light_{k}.png"))
+        cv2.imwrite(paths[-1], frame.pixels.astype(np.uint16))
+
+    content, folder = run(paths, None)
+
+    assert {p.name for p in folder.iterdir()} == FILES | {"restored.png"}
+    assert content["frames_used"] == 3
+
+
+def test_aligned_frames_are_not_moved(tmp_path: Path, run: Run) -> None:
+    """`restore --aligned`: all transforms are the identity, and the stack is the mean of the frames as they are."""
+    exposures = night_of(star_field(1), frames=4, shift_px=0.0, rotation_deg=0.0, cosmic_rays_per_mpx=0.0)
+    paths = write_set(tmp_path, exposures)
+
+    content, folder = run(paths, None, aligned=True)
+
+    for row in content["inputs"]:
+        assert row["transform"] == [[1, 0, 0], [0, 1, 0]]
+        assert row["shift_px"] == [0, 0]
+    mean = np.mean([(e.pixels - e.sky_adu) / e.transparency for e in exposures], axis=0)
+    assert np.corrcoef(image(folder, "stack").ravel(), mean.ravel())[0, 1] > 0.99
+
+
+def test_progress_is_told_in_order(light_paths: tuple[str, ...], tmp_path: Path, untrained: Restorer) -> None:
+    """Step by step up to writing, shares rising from 0 to 1."""
+    told: list[tuple[str, float]] = []
+    settings, limits = (s().model_dump(mode="json") for s in (RestoreSettings, LimitsSettings))
+
+    process(Job("a", light_paths[:3], str(tmp_path), settings, limits, ""), untrained, lambda *step: told.append(step))
+
+    steps = list(dict.fromkeys(step for step, _ in told))
+    assert steps == ["read", "calibrate", "register", "warp", "measure", "stack", "restore", "write"]
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+
+
+def test_a_missing_file_is_no_silent_set(light_paths: tuple[str, ...], tmp_path: Path, run: Run) -> None:
+    """A path that is gone, and a text file named .fits: an error, no result."""
+    text = tmp_path / "light_9.fits"
+    text.write_text("these are not the pixels you look for " * 100)
+
+    with pytest.raises(SetError, match=r"light_9\.fits"):
+        run([*light_paths[:2], str(text)], None)
+    with pytest.raises((SetError, OSError), match=r"gone\.fits"):
+        run([*light_paths[:2], str(tmp_path / "gone.fits")], None)
+
+
+def test_a_model_folder_without_a_model(tmp_path: Path) -> None:
+    """ModelError, as for any weights that do not belong to their card."""
+    with pytest.raises(ModelError):
+        load_restorer(str(tmp_path))

@@ -1,0 +1,171 @@
+"""The network at work: tiles agree with the whole, foreign weights are refused, errors are put right by the curve."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from stackd.errors import ModelError
+from stackd.imaging.fuse import CONDITIONS, Bank
+from stackd.network.architecture import HALO_PX, PRESETS, STRIDE, build
+from stackd.network.channels import network_input
+from stackd.network.restorer import TILE_PX, Restorer
+from stackd.network.weights import set_weights, weights_of
+
+FLAT_CURVE = [[-5.0, 12.0], [-5.0, 12.0]]
+
+
+def card(**fields: Any) -> dict[str, Any]:
+    return {"architecture": PRESETS["small"], "target_fwhm_px": 2.0, "sigma_curve": FLAT_CURVE} | fields
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    """A network whose every weight speaks: random ones, larger than at a training's start."""
+    built = build(PRESETS["small"])
+    rng = np.random.default_rng(9)
+    for variable in built.weights:
+        fan_in = max(np.prod(variable.shape[:-1]), 1)
+        spread = 0.05 if variable.path.endswith("bias") else 0.8 / np.sqrt(fan_in)
+        variable.assign(rng.normal(0, spread, variable.shape).astype(np.float32))
+    return built
+
+
+@pytest.fixture(scope="module")
+def restorer(network: keras.Model) -> Restorer:
+    return Restorer(card(), weights_of(network))
+
+
+def random_bank(rng: np.random.Generator, height: int, width: int, unit_adu: float = 3.0) -> Bank:
+    maps = rng.normal(0, 1, (5, height, width))
+    maps += np.where(rng.random((height, width)) < 0.01, rng.exponential(100, (height, width)), 0)
+    plane, *wiener, score = maps.astype(np.float32)
+    spread, depth = rng.uniform(0.8, 1.4, (2, height, width)).astype(np.float32)
+    conditions = rng.normal(0, 0.5, CONDITIONS).astype(np.float32)
+    return Bank(plane, np.array(wiener), score, spread, depth, unit_adu, conditions)
+
+
+def test_tiles_give_what_the_whole_gives(network: keras.Model, restorer: Restorer, rng: np.random.Generator) -> None:
+    """A picture of two by two tiles: everywhere within 1e-5 of the noise (and of a star's light) of one big pass."""
+    step = TILE_PX - 2 * HALO_PX
+    height, width = step + 37, step + 90
+    bank = random_bank(rng, height, width)
+
+    tiled = restorer.restore([bank])[0]
+
+    around = [(HALO_PX, HALO_PX + (-n) % STRIDE) for n in (height, width)]
+    whole = np.pad(network_input([bank])[0], (*around, (0, 0)), mode="symmetric")
+    restored, log_sigma = network([whole[None], bank.conditions[None]])
+    window = slice(HALO_PX, HALO_PX + height), slice(HALO_PX, HALO_PX + width)
+    want = np.asarray(restored)[0][window]
+    assert np.std(want) > 0.1
+    np.testing.assert_allclose(tiled.image / 3.0, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.log(tiled.sigma / 3.0), np.asarray(log_sigma)[0][window], atol=1e-4)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 300), (121, 94)])
+def test_any_picture_with_one_band_or_three(
+    restorer: Restorer, bands: int, height: int, width: int, rng: np.random.Generator
+) -> None:
+    """A picture and an error for each band, of its size, in its own unit."""
+    banks = [random_bank(rng, height, width, unit_adu=2.0 + k) for k in range(bands)]
+
+    out = restorer.restore(banks)
+
+    assert len(out) == bands
+    for one in out:
+        assert one.image.shape == one.sigma.shape == (height, width)
+        assert one.image.dtype == one.sigma.dtype == np.float32
+        assert np.isfinite(one.image).all()
+        assert (one.sigma > 0).all()
+
+
+def test_the_unit_scales_the_result(restorer: Restorer, rng: np.random.Generator) -> None:
+    """The same bank in a unit ten times as large gives ten times the picture and its error."""
+    small = random_bank(rng, 64, 80, unit_adu=1.5)
+    large = Bank(*(getattr(small, n) for n in ("plain", "wiener", "score", "spread", "depth")), 15.0, small.conditions)
+
+    one, ten = restorer.restore([small])[0], restorer.restore([large])[0]
+
+    np.testing.assert_allclose(ten.image, 10 * one.image, rtol=1e-5)
+    np.testing.assert_allclose(ten.sigma, 10 * one.sigma, rtol=1e-5)
+
+
+def test_bands_know_of_each_other(restorer: Restorer, rng: np.random.Generator) -> None:
+    """The guide is all bands together: a band changes when another one does, and does not when they change places."""
+    banks = [random_bank(rng, 40, 40) for _ in range(3)]
+
+    first = restorer.restore(banks)[0].image
+    swapped = restorer.restore([banks[0], banks[2], banks[1]])[0].image
+    alone = restorer.restore(banks[:1])[0].image
+
+    np.testing.assert_allclose(swapped, first, rtol=1e-4, atol=1e-4)
+    assert np.abs(alone - first).max() > 0.01
+
+
+def test_no_size_makes_tensorflow_trace_again(restorer: Restorer, rng: np.random.Generator) -> None:
+    """One shape of tile for all pictures: memory and time do not grow with every new size."""
+    for height, width in ((40, 50), (90, 33), (8, 8)):
+        restorer.restore([random_bank(rng, height, width)])
+
+    assert restorer._call.experimental_get_tracing_count() == 1
+
+
+def test_progress_is_told_to_the_end(restorer: Restorer, rng: np.random.Generator) -> None:
+    """Shares of the work, rising over tiles and bands, the last one 1."""
+    shares: list[float] = []
+
+    restorer.restore([random_bank(rng, 20, 600), random_bank(rng, 20, 600)], shares.append)
+
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+def test_claimed_errors_are_put_right(network: keras.Model, rng: np.random.Generator) -> None:
+    """Along the card's curve, beyond its ends by the end's own correction."""
+    bank = random_bank(rng, 64, 64, unit_adu=1.0)
+    weights = weights_of(network)
+    claimed = np.log(Restorer(card(), weights).restore([bank])[0].sigma)
+    low, high = np.quantile(claimed, [0.2, 0.8])
+
+    curve = [[float(low), float(high)], [float(low) + 0.5, float(high) + 1.0]]
+    real = np.log(Restorer(card(sigma_curve=curve), weights).restore([bank])[0].sigma)
+
+    below, above = claimed <= low, claimed >= high
+    np.testing.assert_allclose(real[below] - claimed[below], 0.5, atol=1e-3)
+    np.testing.assert_allclose(real[above] - claimed[above], 1.0, atol=1e-3)
+    between = ~below & ~above
+    want = 0.5 + 0.5 * (claimed[between] - low) / (high - low)
+    np.testing.assert_allclose(real[between] - claimed[between], want, atol=1e-3)
+
+
+def test_weights_go_and_come_back(network: keras.Model) -> None:
+    """What was read from one network makes another give the same."""
+    other = build(PRESETS["small"])
+
+    set_weights(other, weights_of(network))
+
+    bank = tf.random.stateless_normal((1, 16, 16, network.inputs[0].shape[-1]), (1, 2)) + 2.0
+    told = tf.zeros((1, CONDITIONS))
+    np.testing.assert_array_equal(other([bank, told])[0], network([bank, told])[0])
+
+
+@pytest.mark.parametrize("what", ["missing", "foreign", "odd shape", "other preset"])
+def test_foreign_weights_are_refused(network: keras.Model, what: str) -> None:
+    """A weight too few, one too many, one of another shape, another architecture: ModelError that says which."""
+    weights = weights_of(network)
+    name = next(iter(weights))
+    if what == "missing":
+        del weights[name]
+    elif what == "foreign":
+        weights["stem/other"] = np.zeros(3, np.float32)
+        name = "stem/other"
+    elif what == "odd shape":
+        weights[name] = np.zeros((*weights[name].shape, 1), np.float32)
+    else:
+        weights, name = weights_of(build(PRESETS["default"])), "weights are not of this architecture|has shape"
+
+    with pytest.raises(ModelError, match=name):
+        Restorer(card(), weights)
