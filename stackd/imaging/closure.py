@@ -13,7 +13,7 @@ from scipy import fft
 
 from stackd.imaging.fuse import PAD_PX, padded, padded_shape
 from stackd.imaging.photometry import LIGHT_RADIUS_PX, star_fluxes
-from stackd.imaging.psf import Psf, target_otf
+from stackd.imaging.psf import Psf, gaussian_otf, target_otf
 from stackd.imaging.skies import blur, splat, splat_otf
 
 Image = NDArray[np.float32]
@@ -76,6 +76,14 @@ def close_fluxes(
     shape = image.shape
     stars = splat(shape, x, y, np.nan_to_num(lacking))
     return image + blur(stars, target_otf(shape, target_fwhm_px) / splat_otf(shape))
+
+
+def widened(image: Image, from_fwhm_px: float, to_fwhm_px: float) -> Image:
+    """A picture of stars of one width at a larger one: smoother and quieter."""
+    extra_px = np.sqrt(to_fwhm_px**2 - from_fwhm_px**2)
+    shape = padded_shape(image.shape)
+    out = blur(padded(np.nan_to_num(image), shape), gaussian_otf(shape, float(extra_px)))
+    return out[PAD_PX : PAD_PX + image.shape[0], PAD_PX : PAD_PX + image.shape[1]]
 
 
 def check_fluxes(

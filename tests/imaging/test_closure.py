@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stackd.imaging.closure import check_fluxes, reblurred
+from stackd.imaging.closure import check_fluxes, close_fluxes, mean_psf, reblurred, stars_in_stack
 from stackd.imaging.psf import Psf
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
@@ -104,3 +104,34 @@ def test_too_few_stars_give_no_verdict(sky: Sky) -> None:
     assert check_fluxes(stack, again, sky.x[:4], sky.y[:4], sky.flux[0, :4]) is None
     edge = np.full(9, 3.0)
     assert check_fluxes(stack, again, edge, np.linspace(20, 160, 9), np.full(9, 1e4)) is None
+
+
+def test_the_mean_psf_is_the_stacks_own(sky: Sky) -> None:
+    """Star fluxes measured with it on the plain stack are the true ones to 3 %, and their noise is told."""
+    psf = mean_psf(PSFS, WEIGHTS)
+
+    flux, snr = stars_in_stack(plain_stack(sky), 3.0, psf, sky.x, sky.y)
+
+    assert min(p.fwhm_px for p in PSFS) < psf.fwhm_px < max(p.fwhm_px for p in PSFS)
+    np.testing.assert_allclose(flux, sky.flux[0], rtol=0.05)
+    assert np.median(flux / sky.flux[0]) == pytest.approx(1, abs=0.03)
+    np.testing.assert_allclose(snr * 3.0 * 1.5 * psf.fwhm_px, flux)
+
+
+@pytest.mark.parametrize("share", [0.7, 1.0, 1.3])
+def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
+    """A picture with too little or too much of every star: closed, its stars are right to 0.02 mag, and the open sky
+    between them is as it was."""
+    stack, psf = plain_stack(sky), mean_psf(PSFS, WEIGHTS)
+    wrong = Sky(sky.diffuse, sky.x, sky.y, sky.flux * share)
+    picture = wrong.truth(TARGET_PX)[0]
+
+    closed = close_fluxes(picture, stack, seen_again(wrong), psf, sky.x, sky.y, TARGET_PX)
+
+    check = check_fluxes(stack, reblurred(closed, PSFS, WEIGHTS, TARGET_PX), sky.x, sky.y, sky.flux[0])
+    assert check is not None
+    assert abs(check.change_mag) < 0.02
+    assert check.scatter_mag < 0.02
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    far = np.min([np.hypot(y - b, x - a) for a, b in zip(sky.x, sky.y)], axis=0) > 8
+    assert np.abs(closed - picture)[far].max() < 1e-4 * picture.max()

@@ -35,13 +35,27 @@ Run = Callable[..., tuple[dict[str, Any], Path]]
 
 
 class Wrong(Restorer):
-    """A restorer that dims what it should restore, from no network at all."""
+    """A restorer without a network: the sharpest Wiener map, put wrong by a function."""
 
-    def __init__(self, share: float) -> None:
-        self.card, self.share = CARD, share
+    def __init__(self, wrong: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.card, self.wrong = CARD, wrong
 
     def restore(self, banks: Sequence[Bank], tile_done: Callable[[float], None] = lambda share: None) -> list[Restored]:
-        return [Restored(b.wiener[0] * b.unit_adu * np.float32(self.share), np.full_like(b.plain, 3)) for b in banks]
+        return [
+            Restored(self.wrong(b.wiener[0] * b.unit_adu).astype(np.float32), np.full_like(b.plain, 3)) for b in banks
+        ]
+
+
+def faithful(picture: np.ndarray) -> np.ndarray:
+    return picture
+
+
+def dimmed(picture: np.ndarray) -> np.ndarray:
+    return 0.8 * picture
+
+
+def moved(picture: np.ndarray) -> np.ndarray:
+    return np.roll(picture, 3, axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -149,32 +163,43 @@ def test_strength_zero_is_the_plain_stack(light_paths: tuple[str, ...], run: Run
 
 def test_fluxes_that_hold_are_let_pass(light_paths: tuple[str, ...], run: Run) -> None:
     """The sharpest Wiener map keeps the stars' light: full strength, no warning of fluxes."""
-    content, _ = run(light_paths, Wrong(1.0))
+    content, _ = run(light_paths, Wrong(faithful))
 
-    assert content["figures"]["strength"] == 1
-    assert content["figures"]["flux_stars"] >= 5
-    assert abs(content["figures"]["flux_change_mag"]) < 0.03
+    figures = content["figures"]
+    assert figures["strength"] == 1
+    assert figures["flux_stars"] >= 5
+    assert abs(figures["network_flux_change_mag"]) < 0.03
+    assert abs(figures["flux_change_mag"]) < 0.03
     assert not any("flux" in line for line in content["warnings"])
+
+
+def test_lost_light_of_stars_is_given_back(light_paths: tuple[str, ...], run: Run) -> None:
+    """A network that takes a fifth of all light: its 0.24 mag are told, the result's stars are right all the same."""
+    content, _ = run(light_paths, Wrong(dimmed))
+
+    assert content["figures"]["network_flux_change_mag"] == pytest.approx(0.24, abs=0.03)
+    assert abs(content["figures"]["flux_change_mag"]) < 0.03
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_a_network_that_breaks_fluxes_is_held_back(light_paths: tuple[str, ...], run: Run, strength: float) -> None:
-    """A fifth of the light lost is 0.24 mag: the network's share falls until the change is what is tolerated."""
-    content, folder = run(light_paths, Wrong(0.8), strength=strength, flux_tolerance=0.05)
-    _, trusted = run(light_paths, Wrong(0.8), flux_tolerance=1.0)
+    """What cannot be given back (every star in a wrong place): its share falls until the change is what is tolerated."""
+    content, folder = run(light_paths, Wrong(moved), strength=strength, flux_tolerance=0.05)
+    _, trusted = run(light_paths, Wrong(moved), flux_tolerance=1.0)
 
     figures = content["figures"]
-    assert figures["flux_change_mag"] == pytest.approx(0.24, abs=0.03)
-    want = strength * 0.05 / max(figures["flux_change_mag"], figures["flux_scatter_mag"])
-    assert figures["strength"] == pytest.approx(want, abs=0.001)
+    off = max(abs(figures["flux_change_mag"]), figures["flux_scatter_mag"])
+    assert off > 0.1
+    assert figures["strength"] == pytest.approx(strength * 0.05 / off, abs=0.001)
     assert any("flux_tolerance" in line for line in content["warnings"])
-    plain, restored, clean = image(folder, "stack"), image(folder, "restored"), image(trusted, "restored")
-    np.testing.assert_allclose(restored - plain, want * (clean - plain), atol=0.05 + 1e-3 * np.abs(clean - plain).max())
+    plain, restored, clean = (image(f, n) for f, n in ((folder, "stack"), (folder, "restored"), (trusted, "restored")))
+    want = strength * 0.05 / off * (clean - plain)
+    np.testing.assert_allclose(restored - plain, want, atol=0.05 + 1e-3 * np.abs(want).max())
 
 
 def test_what_the_model_never_saw_is_said(light_paths: tuple[str, ...], run: Run) -> None:
     """A set outside the model's training carries a warning with the figure."""
-    strange = Wrong(1.0)
+    strange = Wrong(faithful)
     strange.card = CARD | {"trained_range": {"frames": [1, 4], "fwhm_px": [1.7, 2.0], "ellipticity": [0.0, 0.9]}}
 
     content, _ = run(light_paths, strange)
@@ -304,8 +329,9 @@ def test_aligned_frames_are_not_moved(tmp_path: Path, run: Run) -> None:
     for row in content["inputs"]:
         assert row["transform"] == [[1, 0, 0], [0, 1, 0]]
         assert row["shift_px"] == [0, 0]
-    mean = np.mean([(e.pixels - e.sky_adu) / e.transparency for e in exposures], axis=0)
-    assert np.corrcoef(image(folder, "stack").ravel(), mean.ravel())[0, 1] > 0.99
+    raw = np.median([(e.pixels - e.sky_adu) / e.transparency for e in exposures], axis=0)
+    cool = raw < np.quantile(raw, 0.999)  # hot pixels are mended
+    assert np.corrcoef(image(folder, "stack")[cool], raw[cool])[0, 1] > 0.98
 
 
 def test_progress_is_told_in_order(light_paths: tuple[str, ...], tmp_path: Path, untrained: Restorer) -> None:

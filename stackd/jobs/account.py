@@ -1,0 +1,143 @@
+"""What happened to a set, put together for its result: frames, figures, history, warnings.
+
+Only gathers and measures; decides nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stackd.disk.writer import Product
+from stackd.imaging.closure import FluxCheck
+from stackd.imaging.psf import fit_psf
+from stackd.imaging.quality import pixel_noise
+from stackd.imaging.stack import Stack
+from stackd.jobs.align import Aligned
+from stackd.jobs.restore import AnyRestorer, Picture
+from stackd.network.restorer import Restorer
+from stackd.records import Frame, Image, Job
+
+
+def account_for(
+    job: Job,
+    frames: Sequence[Frame],
+    aligned: Aligned,
+    stacks: list[Stack],
+    picture: Picture,
+    restorer: AnyRestorer | None,
+    started_and_finished_at: tuple[str, str],
+) -> Product:
+    """The product that the writer makes a result of; the two times are ISO 8601, UTC."""
+    reference = frames[aligned.reference]
+    figures = _figures(aligned, stacks, picture)
+    return Product(
+        set_name=job.set_name,
+        restored=_squeezed(picture.restored), stack=_squeezed(picture.stack), sigma=_squeezed(picture.sigma),
+        single=_squeezed(aligned.single),
+        reference_name=Path(reference.path).name, reference_cards=reference.cards,
+        bottom_up=reference.facts.bottom_up, picture_input=not reference.cards,
+        frames=[_row(f, aligned, stacks, k) for k, f in enumerate(frames)],
+        figures=figures,
+        model=_model(restorer),
+        psf_fwhm_px=_star_width_px(aligned, figures, restorer, job.restore["target_fwhm_px"]),
+        history=_history(aligned, picture, restorer),
+        warnings=list(picture.warnings),
+        config_sha256=job.config_sha256,
+        started_at=started_and_finished_at[0], finished_at=started_and_finished_at[1],
+    )  # fmt: skip
+
+
+def _star_width_px(aligned: Aligned, figures: dict[str, Any], restorer: AnyRestorer | None, wanted_px: float) -> float:
+    """FWHM of the result's stars: as asked for, or as the plain stack's; NaN where nobody knows."""
+    if isinstance(restorer, Restorer) and aligned.psfs:
+        return max(restorer.target_fwhm_px, wanted_px)
+    return figures["stack_fwhm_px"] or math.nan
+
+
+def _row(frame: Frame, aligned: Aligned, stacks: list[Stack], k: int) -> dict[str, Any]:
+    row, facts = aligned.frames[k], frame.facts
+    used = k in aligned.used
+    matrix = row.transform.matrix if row.transform else None
+    return {
+        "file": Path(frame.path).name, "sha256": frame.sha256, "used": used, "reason": row.reason,
+        "taken_at": facts.taken_at, "exposure_s": facts.exposure_s,
+        "stars": row.stars, "fwhm_px": _number(row.fwhm_px), "ellipticity": _number(row.ellipticity),
+        "sky_adu": _number(row.sky_adu), "noise_adu": _number(row.noise_adu), "transparency": _number(row.light),
+        "transform": matrix.tolist() if matrix is not None else None,
+        "registered_by": row.transform.method if row.transform else None,
+        "registration_rms_px": _number(row.transform.rms_px) if row.transform else None,
+        "shift_px": [round(float(v), 3) for v in matrix[:, 2]] if matrix is not None else None,
+        "rotation_deg": round(math.degrees(math.atan2(matrix[1, 0], matrix[0, 0])), 4) if matrix is not None else None,
+        "rejected_share": _rejected(aligned, stacks, aligned.used.index(k)) if used else None,
+    }  # fmt: skip
+
+
+def _rejected(aligned: Aligned, stacks: list[Stack], n: int) -> float:
+    """Share of a used frame's seen samples that the stack left out."""
+    seen = sum(np.isfinite(band[n]).sum() for band in aligned.bands)
+    out = sum((np.isfinite(band[n]) & ~stack.good[n]).sum() for band, stack in zip(aligned.bands, stacks))
+    return round(float(out / max(seen, 1)), 6)
+
+
+def _figures(aligned: Aligned, stacks: list[Stack], picture: Picture) -> dict[str, Any]:
+    views = {"single": aligned.single, "stack": picture.stack, "restored": picture.restored}
+    widths = [p.fwhm_px for p in aligned.psfs] if aligned.psfs else []
+    weights = aligned.noise_adu.mean(0) ** -2.0
+    return {
+        "frames": len(aligned.frames), "frames_used": len(aligned.used), "stars": len(aligned.stars),
+        "hot_pixels": aligned.hot_pixels,
+        "star_fwhm_px": {name: _measured_width_px(view, aligned) for name, view in views.items()},
+        "pixel_noise_adu": {name: _number(pixel_noise(view.mean(0))) for name, view in views.items()},
+        "stack_noise_adu": _number(float(np.mean([np.nanmin(s.noise) for s in stacks]))),
+        "stack_fwhm_px": _number(float(np.average(widths, weights=weights))) if widths else None,
+        "best_fwhm_px": _number(min(widths)) if widths else None,
+        "strength": round(picture.strength, 4),
+        **_flux_figures("network_flux", picture.network_fluxes),
+        **_flux_figures("flux", picture.fluxes),
+        "median_sigma_adu": _number(float(np.nanmedian(picture.sigma))),
+    }  # fmt: skip
+
+
+def _measured_width_px(view: Image, aligned: Aligned) -> float | None:
+    """FWHM of the stars in a picture (bands, H, W) as a fit finds it; None where there are too few."""
+    image, stars = view.mean(0), aligned.stars
+    noise = max(pixel_noise(image), 1e-6)
+    psf = fit_psf(image, stars.x, stars.y, stars.flux, noise, peak_below_adu=0.8 * aligned.saturation_adu)
+    return _number(psf.fwhm_px) if psf else None
+
+
+def _flux_figures(name: str, check: FluxCheck | None) -> dict[str, Any]:
+    if check is None:
+        return {}
+    return {
+        f"{name}_change_mag": _number(check.change_mag),
+        f"{name}_scatter_mag": _number(check.scatter_mag),
+        f"{name}_stars": check.stars,
+    }
+
+
+def _model(restorer: AnyRestorer | None) -> dict[str, Any] | None:
+    return {key: restorer.card[key] for key in ("name", "version", "sha256")} if restorer else None
+
+
+def _history(aligned: Aligned, picture: Picture, restorer: AnyRestorer | None) -> list[str]:
+    lines = [
+        f"hot pixels mended: {aligned.hot_pixels}",
+        f"registered {len(aligned.used)} of {len(aligned.frames)} frames onto REFFRAME",
+        "outliers rejected, inverse-variance weighted mean: the plain stack",
+    ]
+    if restorer:
+        name = f"{restorer.card['name']} {restorer.card['version']}"
+        lines.append(f"stacked, denoised and deblurred by network {name}, strength {picture.strength:.2f}")
+    return lines
+
+
+def _squeezed(planes: Image) -> Image:
+    return planes[0] if len(planes) == 1 else planes
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 5) if math.isfinite(value) else None

@@ -1,0 +1,161 @@
+"""Stacks become a picture: fused, restored by the network, held to the plain stack's fluxes, guarded.
+
+Says in words what the network changed too much and what of a set it has never seen the like of; then the picture
+falls back towards the plain stack. Knows no files.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stackd.imaging.closure import (
+    CHECKING_SNR,
+    CLOSING_SNR,
+    FluxCheck,
+    check_fluxes,
+    close_fluxes,
+    mean_psf,
+    reblurred,
+    stars_in_stack,
+    widened,
+)
+from stackd.imaging.fuse import Bank, fuse
+from stackd.imaging.stack import Stack
+from stackd.jobs.align import Aligned
+from stackd.network.classic import ClassicRestorer
+from stackd.network.restorer import Restorer
+from stackd.records import Image
+
+AnyRestorer = Restorer | ClassicRestorer
+CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A restored set: (bands, H, W) planes in the reference's ADU above its sky."""
+
+    restored: Image
+    sigma: Image
+    stack: Image
+    strength: float  # of the network in it
+    network_fluxes: FluxCheck | None  # what the network did to star fluxes
+    fluxes: FluxCheck | None  # what is left of that in the picture
+    warnings: tuple[str, ...] = ()
+
+
+def restore(
+    aligned: Aligned,
+    stacks: list[Stack],
+    restorer: AnyRestorer | None,
+    settings: dict[str, Any],
+    progress: Callable[[float], None],
+) -> Picture:
+    """The network's picture at the strength that `settings` (restore) and the guard over star fluxes allow.
+
+    Without a restorer the plain stack alone. Raises SetError where the model cannot take this set.
+    """
+    plain = np.stack([s.mean for s in stacks])
+    plain_sigma = np.stack([s.noise * np.maximum(s.spread, 1) for s in stacks])
+    if restorer is None:
+        return Picture(plain, plain_sigma, plain, 0.0, None, None)
+    if isinstance(restorer, ClassicRestorer):
+        clean = np.stack([restorer.restore_frames(frames) for frames in aligned.bands])
+        return Picture(
+            np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, None, None, (CLASSIC_WARNING,)
+        )
+    bands = restorer.restore(_fuse(aligned, stacks, restorer), progress)
+    clean, changed, fluxes = _close(aligned, stacks, np.stack([b.image for b in bands]), restorer.target_fwhm_px)
+    strength, warnings = _allowed_strength(settings, fluxes)
+    warnings += _outside_training(aligned, restorer)
+    clean, too_sharp = _at_wanted_width(clean, restorer.target_fwhm_px, settings["target_fwhm_px"])
+    warnings += too_sharp
+    sigma = np.stack([b.sigma for b in bands])
+    unseen = np.isnan(plain)
+    return Picture(
+        np.where(unseen, np.nan, strength * clean + (1 - strength) * plain).astype(np.float32),
+        np.where(unseen, np.nan, strength * sigma + (1 - strength) * plain_sigma).astype(np.float32),
+        plain, strength, changed, fluxes, tuple(warnings),
+    )  # fmt: skip
+
+
+def _at_wanted_width(clean: Image, trained_px: float, wanted_px: float) -> tuple[Image, list[str]]:
+    """The network gives one star width; a wider one is a blur away, a narrower one would be invented."""
+    if wanted_px > trained_px:
+        return np.stack([widened(band, trained_px, wanted_px) for band in clean]), []
+    if wanted_px < trained_px:
+        return clean, [f"target_fwhm_px = {wanted_px} is sharper than the model gives: stars are {trained_px} px wide"]
+    return clean, []
+
+
+def _close(
+    aligned: Aligned, stacks: list[Stack], clean: Image, target_fwhm_px: float
+) -> tuple[Image, FluxCheck | None, FluxCheck | None]:
+    """The network's picture with bright stars' fluxes held to the plain stack's, and the check before and after.
+
+    Both are the band that is worst off; None without measured star shapes.
+    """
+    if aligned.psfs is None:
+        return clean, None, None
+    weights = np.mean(aligned.noise_adu**-2.0, axis=0)
+    psf = mean_psf(aligned.psfs, weights)
+    unsaturated = aligned.stars.peak < 0.8 * aligned.saturation_adu
+    x, y = aligned.stars.x[unsaturated], aligned.stars.y[unsaturated]
+    closed, before, after = [], [], []
+    for image, stack in zip(clean, stacks):
+        flux, snr = stars_in_stack(stack.mean, float(np.nanmin(stack.noise)), psf, x, y)
+        bright, brightest = snr > CLOSING_SNR, snr > CHECKING_SNR
+        again = reblurred(image, aligned.psfs, weights, target_fwhm_px)
+        closed.append(close_fluxes(image, stack.mean, again, psf, x[bright], y[bright], target_fwhm_px))
+        before.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
+        again = reblurred(closed[-1], aligned.psfs, weights, target_fwhm_px)
+        after.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
+    return np.stack(closed), _worst(before), _worst(after)
+
+
+def _worst(checks: list[FluxCheck | None]) -> FluxCheck | None:
+    known = [c for c in checks if c is not None]
+    return max(known, key=lambda c: max(abs(c.change_mag), c.scatter_mag), default=None)
+
+
+def _allowed_strength(settings: dict[str, Any], fluxes: FluxCheck | None) -> tuple[float, list[str]]:
+    """The wanted strength, less where the network changed star fluxes by more than the settings tolerate."""
+    wanted, tolerance = settings["strength"], settings["flux_tolerance"]
+    if fluxes is None:
+        return wanted, []
+    off = max(abs(fluxes.change_mag), fluxes.scatter_mag)
+    if off <= tolerance:
+        return wanted, []
+    strength = wanted * tolerance / off
+    return strength, [
+        f"star fluxes are off the plain stack's by {off:.3f} mag, more than flux_tolerance = {tolerance}: "
+        f"the network's share was brought down to {strength:.2f}, the rest is the plain stack"
+    ]
+
+
+def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:
+    """What of this set the model has never seen the like of."""
+    known = restorer.card["trained_range"]
+    figures = {
+        "frames": [len(aligned.used)],
+        "fwhm_px": [aligned.frames[k].fwhm_px for k in aligned.used],
+        "ellipticity": [aligned.frames[k].ellipticity for k in aligned.used],
+    }
+    out = []
+    for name, values in figures.items():
+        low, high = known[name]
+        worst = [v for v in values if math.isfinite(v) and not low <= v <= high]
+        if worst and (aligned.psfs is not None or name == "frames"):
+            out.append(f"{name} {worst[0]:.2g} lies outside what the model was trained on ({low} to {high})")
+    if aligned.psfs is None:
+        out.append("too few stars to measure their shape: sharpened as far as the picture alone allows")
+    return out
+
+
+def _fuse(aligned: Aligned, stacks: list[Stack], restorer: Restorer) -> list[Bank]:
+    return [
+        fuse(frames, noise, stack, aligned.psfs, restorer.target_fwhm_px)
+        for frames, noise, stack in zip(aligned.bands, aligned.noise_adu, stacks)
+    ]
