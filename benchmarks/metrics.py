@@ -5,6 +5,7 @@ seen. Star figures are taken on the mean of the bands.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import sep
@@ -52,7 +53,7 @@ class Truth:
         return self.noise * float(np.sqrt(4 * np.pi)) * STACK_STAR_FWHM_PX / FWHM_PER_SIGMA
 
     def empty(self) -> NDArray[np.bool_]:
-        """(H, W): no catalogue star's widest halo stands above half the ideal stack's noise; only there is a peak false."""
+        """(H, W): no star's widest halo stands above half the ideal stack's noise; only there is a peak false."""
         shape = self.planes.shape[1:]
         stars = splat(shape, self.sky.x, self.sky.y, self.flux)
         return blur(stars, HALO.otf(shape) / splat_otf(shape)) < 0.5 * self.noise
@@ -168,7 +169,7 @@ def deviations(image: Image, sigma: Image, truth: Truth, seen: NDArray[np.bool_]
     relative = sigma / np.nanmedian(sigma, axis=(1, 2), keepdims=True)
     deviation = np.abs(image - truth.planes) / sigma
     usable = seen & np.isfinite(deviation)
-    return [deviation[usable & (relative >= low) & (relative < high)] for low, high in zip(SIGMA_BINS, SIGMA_BINS[1:])]
+    return [deviation[usable & (relative >= low) & (relative < high)] for low, high in pairwise(SIGMA_BINS)]
 
 
 def _inside(light: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -30,7 +30,7 @@ class Kind:
 
     name: str
     says: str
-    detail: bool = False  # the diffuse part is as sharp as it comes; else it is soft, and stars are all there is to find
+    detail: bool = False  # the diffuse part is as sharp as it comes; else soft, and stars are all there is to find
     peak: float = 600.0  # electrons, of the diffuse part; 0: none
     stars_per_mpx: float = 3000.0
     star_fluxes: tuple[float, float] = (250.0, 4e5)  # electrons

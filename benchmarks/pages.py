@@ -63,18 +63,23 @@ def image_name(kind: str) -> str:
 
 
 def _head(story: Story) -> str:
-    siril = f"Siril {story.siril} (register, then Winsorized stack)" if story.siril else "Siril was not installed"
+    siril = (
+        f"Siril {story.siril} (register, then Winsorized stack; `-` where it saw too few stars to register)"
+        if story.siril
+        else "Siril was not installed"
+    )
     sky = "cut from clean pictures" if story.pictures else "procedural"
     options = f" --seed {story.seed}" + " --quick" * story.quick + " --pictures DIR" * story.pictures
     return (
         "# How good the pictures are\n\n"
         f"Written by `python -m benchmarks.quality --out DIR{options} --publish` in {story.minutes:.0f} minutes. "
         f"Model {story.model['name']} {story.model['version']}; {siril}; nebulae {sky}.\n\n"
-        "Each kind of night is one set of eight frames from stackd's own simulated camera, which the model was trained on "
-        "too, with other skies: these figures tell what the network can do, not what your telescope will give. All "
-        "ways get the same files. Every picture is judged on its own reference frame's grid after fitting its unit and "
-        "sky level, where all frames saw the sky. *One frame* is stackd's reference, *mean* lays the frames on each "
-        "other by their true poses, *plain stack* is `stack.fits` and *stackd* is `restored.fits`."
+        "Each kind of night is one set of eight frames from stackd's own simulated camera, which the model was "
+        "trained on too, with other skies: these figures tell what the network can do, not what your telescope will "
+        "give. All ways get the same files. Every picture is judged on its own reference frame's grid after fitting "
+        "its unit, sky level and tilt, where all frames saw the sky. *One frame* is stackd's reference, *mean* lays "
+        "the frames on each other by their true poses, *plain stack* is `stack.fits` and *stackd* is "
+        "`restored.fits`."
     )
 
 
@@ -85,7 +90,8 @@ def _table(judged: Sequence[Judged], ways: Sequence[str], key: str, form: str) -
     lines = [_row(["kind", *ways]), _row(["---", *["---:"] * len(ways)])]
     lines += [_row([name, *(_number(value, form) for value in values)]) for name, values in rows]
     if len(complete) > 1:
-        lines.append(_row(["**mean**", *(f"**{_number(value, form)}**" for value in complete.mean(0))]))
+        means = [f"**{_number(value, form)}**" for value in complete.mean(0)]
+        lines.append(_row([f"**mean of {len(complete)}**", *means]))
     return "\n".join(lines)
 
 
@@ -97,15 +103,16 @@ def _invented(judged: Sequence[Judged], ways: Sequence[str]) -> str:
     return (
         "## Invented stars per Mpx\n\n"
         f"Peaks on the empty sky that claim the flux of a star of {CLAIM_SIGMA:g} sigma or more; "
-        "hot pixels and cosmic rays left in count too.\n\n" + "\n".join([_row(ways), _row(["---:"] * len(ways)), _row(values)])
+        "hot pixels and cosmic rays left in count too.\n\n"
+        + "\n".join([_row(ways), _row(["---:"] * len(ways)), _row(values)])
     )
 
 
 def _calibration(judged: Sequence[Judged]) -> str:
     """Whether sigma.fits is true, pooled over the kinds."""
     rows = list(_calibration_rows(judged))
-    head = [_row(["where sigma is ... times its median", "pixels", "median error / sigma", "within 1", "within 2", "beyond 5"])]
-    head.append(_row(["---", "---:", "---:", "---:", "---:", "---:"]))
+    titles = ["where sigma is ... times its median", "pixels", "median error / sigma"]
+    head = [_row([*titles, "within 1", "within 2", "beyond 5"]), _row(["---", *["---:"] * 5])]
     honest = _row(["*normal errors*", "", "0.67", "68%", "95%", "0.0%"])
     note = "Errors of `restored.fits` against what `sigma.fits` says of them, all kinds together."
     return f"## Is the uncertainty true\n\n{note}\n\n" + "\n".join([*head, *rows, honest])
@@ -124,8 +131,10 @@ def _calibration_rows(judged: Sequence[Judged]) -> Iterator[str]:
 
 def _pictures(judged: Sequence[Judged], story: Story) -> str:
     """One figure a kind, real pixels, all ways under the plain stack's stretch."""
-    shown = [f"**{one.name}**: {story.kinds[one.name]}\n\n![{one.name}](images/{image_name(one.name)})" for one in judged]
-    return "## To look at\n\nReal pixels; every way under the plain stack's stretch.\n\n" + "\n\n".join(shown)
+    shown = []
+    for one in judged:
+        shown += [f"**{one.name}**: {story.kinds[one.name]}", f"![{one.name}](images/{image_name(one.name)})"]
+    return "\n\n".join(["## To look at", "Real pixels; every way under the plain stack's stretch.", *shown])
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -71,10 +71,10 @@ def main() -> None:
     for one in sets:
         manifest = read_manifest(chosen.out / "outbox" / one.folder.name)
         if manifest is None:
-            print(f"{one.kind.name}: was not restored; see {chosen.out / 'quarantine' / one.folder.name}", file=sys.stderr)
+            _say(f"{one.kind.name}: was not restored; see {chosen.out / 'quarantine' / one.folder.name}")
             continue
         judged.append(judge(one, chosen.out, manifest, program))
-        print(f"judged {one.kind.name}", file=sys.stderr)
+        _say(f"judged {one.kind.name}")
     if not judged:
         sys.exit("quality: no set was restored, so there is nothing to judge")
     story = pages.Story(
@@ -101,7 +101,7 @@ def judge(one: CaptureSet, out: Path, manifest: dict, program: str | None) -> Ju
     truth, seen = one.truth(reference, TARGET_FWHM_PX), _seen_by_all(one, reference)
     fitted = {}
     for name, picture in pictures.items():
-        fitted[name], scale = matched(picture, truth.planes, truth.frame_noise)
+        fitted[name], scale = matched(picture, truth.planes)
     figures = {name: _figures(picture, truth, seen, one) for name, picture in fitted.items()}
     deviations = metrics.deviations(fitted["stackd"], sigma * np.float32(scale)[:, None, None], truth, seen)
     if program:
@@ -134,7 +134,7 @@ def _make_sets(chosen: argparse.Namespace) -> list[CaptureSet]:
     for kind in kinds:
         folder = chosen.out / "inbox" / kind.name.replace(" ", "-")
         sets.append(nights.make(kind, folder, size_px, chosen.seed, pictures))
-        print(f"made {kind.name}", file=sys.stderr)
+        _say(f"made {kind.name}")
     return sets
 
 
@@ -145,7 +145,7 @@ def _restore(chosen: argparse.Namespace) -> None:
     names = {name: out / name for name in ("inbox", "outbox", "quarantine", "archive")}
     folders = FolderSettings(**names, state=out / ".stackd", models=settings.folders.models)
     house = settings.model_copy(update={"folders": folders, "set": SetSettings(settle_s=0.2, scan_interval_s=1.0)})
-    daemon = Daemon(house, hear=lambda outcome: print(f"{outcome.set_name}: {outcome.verdict}", file=sys.stderr))
+    daemon = Daemon(house, hear=lambda outcome: _say(f"{outcome.set_name}: {outcome.verdict}"))
     try:
         daemon.once()
     finally:
@@ -174,7 +174,7 @@ def _mean(frames: Sequence[Image], matrices: Sequence[np.ndarray]) -> Image:
 
 
 def _seen_by_all(one: CaptureSet, reference: int) -> np.ndarray:
-    """(H, W): pixels of the reference that every frame sees, less a border: the ways differ in what they do at edges."""
+    """(H, W): pixels of the reference that every frame sees, less a border: at edges the ways differ by rule."""
     matrices = one.matrices(reference)
     shape = one.truth(reference, TARGET_FWHM_PX).planes.shape[1:]
     inside = np.zeros(shape, np.uint8)
@@ -195,15 +195,22 @@ def _by_siril(one: CaptureSet, out: Path, program: str) -> tuple[Image, dict[str
 
     Which way up it writes depends on its version: the way that fits is taken.
     """
+    folder = out / "siril" / one.folder.name
     files = [one.folder / name for name in one.names]
-    picture = siril.stack(program, files, bool(one.kind.night.bayer), out / "siril" / one.folder.name)
+    picture = siril.stack(program, files, bool(one.kind.night.bayer), folder)
     truth, seen = one.truth(0, TARGET_FWHM_PX), _seen_by_all(one, 0)
     if picture is None or picture.shape != truth.planes.shape:
-        print(f"{one.kind.name}: Siril gave no stack; see {out / 'siril' / one.folder.name / 'siril.log'}", file=sys.stderr)
+        _say(f"{one.kind.name}: Siril gave no stack; see {folder / 'siril.log'}")
         return None
-    both = [matched(way, truth.planes, truth.frame_noise)[0] for way in (picture, picture[:, ::-1])]
-    judged = [(way, _figures(way, truth, seen, one)) for way in both]
-    return max(judged, key=lambda pair: pair[1]["psnr"])
+    upright = max((picture, picture[:, ::-1]), key=lambda way: _likeness(way, truth.planes))
+    fitted, _ = matched(upright, truth.planes)
+    return fitted, _figures(fitted, truth, seen, one)
+
+
+def _likeness(picture: Image, truth: Image) -> float:
+    """Correlation of two pictures of any unit, stars held down."""
+    shown = [np.arcsinh((v - np.median(v)) / (3 * np.std(v) + 1e-30)).ravel() for v in (picture, truth)]
+    return float(np.corrcoef(*shown)[0, 1])
 
 
 def _onto(picture: Image, one: CaptureSet, reference: int) -> Image:
@@ -220,6 +227,11 @@ def _look(fitted: dict[str, Image], truth: Image) -> np.ndarray:
     parts = {name: part if len(part) == 3 else part[0] for name, part in parts.items()}
     stack = fitted["plain stack"]
     return side_by_side(parts, find_stretch(stack if len(stack) == 3 else stack[0]))
+
+
+def _say(line: str) -> None:
+    """Progress goes to stderr, the page to stdout."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _planes(path: Path) -> Image:
@@ -239,7 +251,7 @@ def _publish(judged: Sequence[Judged], story: pages.Story, chosen: argparse.Name
             (place / "images" / pages.image_name(one.name)).write_bytes(content)
     (chosen.out / "quality.json").write_text(json.dumps(dict(_plain(judged)), indent=1), "utf-8")
     print(page)
-    print(f"also in {', '.join(str(place / 'quality.md') for place in places)}", file=sys.stderr)
+    _say(f"also in {', '.join(str(place / 'quality.md') for place in places)}")
 
 
 def _plain(judged: Sequence[Judged]) -> Iterator[tuple[str, dict]]:

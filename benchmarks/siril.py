@@ -44,7 +44,8 @@ def stack(program: str, frames: Sequence[Path], bayer: bool, folder: Path) -> ND
     for frame in frames:
         (inbox / frame.name).symlink_to(frame.absolute())
     script = folder / "stack.ssf"
-    script.write_text(SCRIPT.format(frames=inbox.absolute(), work=work.absolute(), debayer=" -debayer" if bayer else ""))
+    debayer = " -debayer" if bayer else ""
+    script.write_text(SCRIPT.format(frames=inbox.absolute(), work=work.absolute(), debayer=debayer))
     with (folder / "siril.log").open("w") as log:
         command = [program, "-d", str(folder.absolute()), "-s", str(script.absolute())]
         subprocess.run(command, stdout=log, stderr=log, timeout=TIMEOUT_S, check=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from stackd.imaging.fuse import PAD_PX, padded, padded_shape
-from stackd.imaging.photometry import LIGHT_RADIUS_PX, star_fluxes
+from stackd.imaging.photometry import star_fluxes
 from stackd.imaging.psf import Psf, gaussian_otf, target_otf
 from stackd.imaging.skies import blur, splat, splat_otf
 
@@ -22,6 +22,7 @@ APERTURE_PX = 5.0
 RING_PX = (8.0, 11.0)
 LEAST_STARS = 5
 CLOSING_SNR = 25.0  # below it the plain stack's own flux is too uncertain to be imposed
+APERTURE_SNR = 60.0
 CHECKING_SNR = 100.0  # below it an aperture's noise would pass for a change
 
 
@@ -65,14 +66,19 @@ def close_fluxes(
     psf: Psf,
     x: NDArray[np.float64],
     y: NDArray[np.float64],
+    snr: NDArray[np.float64],
     target_fwhm_px: float,
 ) -> Image:
     """The restored picture with the light of stars at x, y (px) made the plain stack's.
 
-    What each star's place lacks or has too much of, by a fit of the stack's PSF to the difference, is added as a star
-    of the target width: an unbiased flux costs a little noise and changes no other place.
+    What each star's place lacks or has too much of is added as a star of the target width: an unbiased flux costs a
+    little noise and changes no other place. Measured by a fit of the stack's PSF, or in an aperture where a star is so
+    bright that errors of the PSF weigh more than noise.
     """
-    lacking = star_fluxes(np.nan_to_num(stack) - seen_again, psf, x, y) / psf.share_within(LIGHT_RADIUS_PX)
+    difference = np.nan_to_num(stack) - seen_again
+    by_fit = star_fluxes(difference, psf, x, y) / psf.share_within(psf.light_radius_px)
+    by_aperture = _sums(difference, x, y) / psf.share_within(APERTURE_PX)
+    lacking = np.where(snr > APERTURE_SNR, by_aperture, by_fit)
     shape = image.shape
     stars = splat(shape, x, y, np.nan_to_num(lacking))
     return image + blur(stars, target_otf(shape, target_fwhm_px) / splat_otf(shape))
@@ -94,15 +100,21 @@ def check_fluxes(
     height, width = stack.shape
     reach = RING_PX[1] + 1
     inside = (x > reach) & (y > reach) & (x < width - 1 - reach) & (y < height - 1 - reach)
-    rows, columns = np.round(y[inside]).astype(int), np.round(x[inside]).astype(int)
-    change = cv2.filter2D(np.nan_to_num(seen_again - stack), -1, _aperture())[rows, columns]
-    ratio = 1 + change / flux[inside]
-    usable = np.isfinite(stack[rows, columns]) & (ratio > 0)
+    x, y, flux = x[inside], y[inside], flux[inside]
+    ratio = 1 + _sums(np.nan_to_num(seen_again - stack), x, y) / flux
+    usable = np.isfinite(stack[np.round(y).astype(int), np.round(x).astype(int)]) & (ratio > 0)
     if usable.sum() < LEAST_STARS:
         return None
     magnitudes = -2.5 * np.log10(ratio[usable])
     middle = float(np.median(magnitudes))
     return FluxCheck(middle, float(1.4826 * np.median(np.abs(magnitudes - middle))), int(usable.sum()))
+
+
+def _sums(image: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Light within APERTURE_PX of each place, the ring around it taken off."""
+    rows = np.clip(np.round(y).astype(int), 0, image.shape[0] - 1)
+    columns = np.clip(np.round(x).astype(int), 0, image.shape[1] - 1)
+    return cv2.filter2D(image.astype(np.float32), -1, _aperture())[rows, columns].astype(np.float64)
 
 
 def _aperture() -> Image:

@@ -6,7 +6,7 @@ two come Wiener estimates of the sky at the target star width, from sharp and no
 and the matched-filter significance. Knows nothing of networks; frames must lie on one grid.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ Image = NDArray[np.float32]
 # Regularisation of the Wiener maps relative to the power at zero frequency: from nearly full
 # deconvolution to little more than smoothing.
 REGULARISATIONS = (0.001, 0.02, 0.3)
+FLOOR_CELL_PX = 32
+FLOOR_QUANTILE = 0.02
 PAD_PX = 40  # mirrored at the edges so that the transform's wrap-around stays outside
 
 
@@ -32,6 +34,9 @@ class Bank:
     `unit_adu` (the stack's sky noise where all frames overlap); `score` the matched filter in sigma;
     `spread` the frames' scatter in sigma; `depth` the local noise over `unit_adu`. `conditions` (C,) are facts of the
     whole picture: logs of the star widths and of each map's noise.
+
+    All maps count from `floor_adu`, the darkest smooth part of the picture: where a set's measured sky lies is an
+    accident of how much nebula or glow is in it, and the network takes what lies below zero for noise.
     """
 
     plain: Image
@@ -40,6 +45,7 @@ class Bank:
     spread: Image
     depth: Image
     unit_adu: float
+    floor_adu: float
     conditions: NDArray[np.float32]
 
 
@@ -55,6 +61,8 @@ def fuse(
     out are taken from its mean. Pixels that no frame saw are NaN in no map: they hold 0.
     """
     unit = float(np.nanmin(stack.noise))
+    floor = _darkest(stack.mean)
+    frames, stack = frames - np.float32(floor), replace(stack, mean=stack.mean - np.float32(floor))
     plain = np.nan_to_num(stack.mean) / unit
     depth = np.nan_to_num(stack.noise / unit, nan=1.0)
     if psfs is None:
@@ -68,7 +76,17 @@ def fuse(
     conditions += [np.log(max(pixel_noise(m), 1e-3)) for m in (plain, *wiener)]
     spread = np.nan_to_num(stack.spread, nan=1.0)
     parts = (plain, wiener, score, spread, depth)
-    return Bank(*(p.astype(np.float32) for p in parts), unit, np.array(conditions, np.float32))
+    return Bank(*(p.astype(np.float32) for p in parts), unit, floor, np.array(conditions, np.float32))
+
+
+def _darkest(mean: Image) -> float:
+    """The level of the darkest smooth sky: a low quantile of the medians of cells, so noise does not decide."""
+    down, across = (max(1, n // FLOOR_CELL_PX) for n in mean.shape)
+    rows, columns = (min(FLOOR_CELL_PX, n) for n in mean.shape)
+    cells = mean[: down * rows, : across * columns].reshape(down, rows, across, columns).transpose(0, 2, 1, 3)
+    medians = np.median(cells.reshape(down * across, -1), axis=1)
+    known = medians[np.isfinite(medians)]
+    return float(np.quantile(known, FLOOR_QUANTILE)) if known.size else 0.0
 
 
 def _mean_width(psfs: tuple[Psf, ...], noise_adu: NDArray[np.float64]) -> float:

@@ -12,12 +12,11 @@ from stackd.imaging.psf import Psf
 
 Image = NDArray[np.float32]
 FIT_RADIUS_PX = 7
-LIGHT_RADIUS_PX = 9.0
 LEAST_STARS = 3
 
 
 def star_fluxes(image: Image, psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Light (ADU) within LIGHT_RADIUS_PX of each star at x, y (px) by least squares of PSF and a level; NaN where
+    """Light (ADU) within the PSF's light radius of each star at x, y (px) by least squares of PSF and a level; NaN where
     pixels are unseen. Light farther out is what the fitted wings say of places nobody looked at."""
     radius = FIT_RADIUS_PX
     fluxes = np.full(len(x), np.nan)
@@ -30,7 +29,7 @@ def star_fluxes(image: Image, psf: Psf, x: NDArray[np.float64], y: NDArray[np.fl
     data = image[rows, columns].reshape(inside.sum(), -1).astype(np.float64)
     model = psf.at(x[inside] - column[inside], y[inside] - row[inside], radius).reshape(inside.sum(), -1)
     centred = model - model.mean(1, keepdims=True)
-    fluxes[inside] = (centred * data).sum(1) / (centred**2).sum(1) * psf.share_within(LIGHT_RADIUS_PX)
+    fluxes[inside] = (centred * data).sum(1) / (centred**2).sum(1) * psf.share_within(psf.light_radius_px)
     return fluxes
 
 

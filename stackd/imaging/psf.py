@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
 from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
 
@@ -17,10 +16,9 @@ STAMP_RADIUS_PX = 32  # beyond it a Moffat's wings hold under 1 % of the light
 SUBSAMPLES = 5  # per pixel and axis, where a profile is integrated over pixels
 DEFAULT_BETA = 3.0  # of long exposures through the atmosphere (Trujillo et al. 2001 give 2.5 to 4.8)
 LEAST_STARS = 3
-ROUNDS = 3
-NEIGHBOUR_SIGMA = 2.5
+LIGHT_RADIUS_PX, LIGHT_RADIUS_FWHM = 9.0, 2.5
 REACH_FWHM = 2.0  # pixels farther from the centre tell less of the wings than of the neighbours
-SHARP_QUANTILE, SHARP_WITHIN = 0.2, 1.3  # knots of nebula and galaxies are wider than the sharpest by more
+SHARP_QUANTILE, SHARP_WITHIN, MOST_SPREAD = 0.05, 1.15, 1.3  # relative widths: see _sharp_ones
 FEW_STARS = 6  # fewer cannot tell the wings from the core: beta is then not fitted
 
 
@@ -60,6 +58,11 @@ class Psf:
     def share_within(self, radius_px: float) -> float:
         """Share of a star's light that falls within this distance of its centre."""
         return 1 - (1 + (radius_px / self._alpha_px) ** 2) ** (1 - self.beta)
+
+    @property
+    def light_radius_px(self) -> float:
+        """Within it a star's light is called its flux: farther out only the fitted wings' word could be taken."""
+        return max(LIGHT_RADIUS_PX, LIGHT_RADIUS_FWHM * self.fwhm_px)
 
     @property
     def _alpha_px(self) -> float:
@@ -132,19 +135,12 @@ def fit_psf(
     high = [2.0 * radius_px, 0.5, 0.5] + [10.0] * free_beta
     start = [guess_px, 0.01, 0.01] + [DEFAULT_BETA] * free_beta
 
-    clean = np.ones(stamps.shape, bool)
 
-    def misfit(terms: NDArray[np.float64], clean: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return _residuals(_shape(terms), stamps, offsets, clean, noise_adu)
+    def misfit(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _residuals(_shape(terms), stamps, offsets, noise_adu)
 
-    for _ in range(ROUNDS):
-        found = least_squares(
-            misfit, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=40, args=(clean,)
-        )
-        start = found.x
-        # faint neighbours would pass for wings: what stands out goes, with the pixels around it
-        stands_out = (misfit(found.x, clean) > NEIGHBOUR_SIGMA).reshape(stamps.shape)
-        clean = ~binary_dilation(stands_out, np.ones((1, 3, 3), bool))
+    # the soft loss keeps faint neighbours from passing for wings
+    found = least_squares(misfit, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=40)
     psf = _shape(found.x, len(stamps))
     at_bound = psf.fwhm_px > 0.98 * high[0] or psf.fwhm_px < 1.02 * low[0]
     return None if at_bound else psf
@@ -180,13 +176,19 @@ def _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, most
 
 
 def _sharp_ones(stamps) -> NDArray[np.intp]:
-    """Indices of the stamps that are as narrow as stars: light over peak, a width that noise hardly moves."""
+    """Indices of the stamps that are as narrow as stars: light over peak, a width that noise hardly moves.
+
+    Where all are about as wide, all are stars. Where widths scatter, knots of nebula and galaxies are among them,
+    and only what is near the narrowest is taken.
+    """
     level = np.median(np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], 1), 1)
     middle = stamps.shape[1] // 2
     core = stamps[:, middle - 5 : middle + 6, middle - 5 : middle + 6] - level[:, None, None]
     peak = core[:, 4:7, 4:7].mean((1, 2))
     width = np.sqrt(np.maximum(core.sum((1, 2)), 0) / np.maximum(peak, 1e-9))
-    return np.nonzero(width <= SHARP_WITHIN * np.quantile(width, SHARP_QUANTILE))[0]
+    narrow, wide = np.quantile(width, (SHARP_QUANTILE, 0.8))
+    limit = np.inf if wide < MOST_SPREAD * narrow else SHARP_WITHIN * narrow
+    return np.nonzero(width <= limit)[0]
 
 
 def _half_light_guess(stamps, radius_px: int) -> float:
@@ -195,15 +197,13 @@ def _half_light_guess(stamps, radius_px: int) -> float:
     return float(np.clip(2 * np.sqrt((mean > 0.5).sum() / np.pi), 1.2, 1.8 * radius_px))
 
 
-def _residuals(psf: Psf, stamps, offsets, clean, noise_adu: float) -> NDArray[np.float64]:
-    """(stamp - best flux and level of the model) in sigma, 0 where not clean; both are solved in closed form."""
+def _residuals(psf: Psf, stamps, offsets, noise_adu: float) -> NDArray[np.float64]:
+    """(stamp - best flux and level of the model) in sigma, for all stars; flux and level are solved in closed form."""
     model = psf.at(offsets[:, 0], offsets[:, 1], stamps.shape[1] // 2).reshape(len(stamps), -1)
-    data, clean = stamps.reshape(len(stamps), -1), clean.reshape(len(stamps), -1)
-    count = np.maximum(clean.sum(1, keepdims=True), 1)
-    model_level, data_level = ((clean * v).sum(1, keepdims=True) / count for v in (model, data))
-    centred = model - model_level
-    scale = (clean * centred * data).sum(1) / np.maximum((clean * centred**2).sum(1), 1e-12)
-    residual = clean * (data - data_level - scale[:, None] * centred)
+    data = stamps.reshape(len(stamps), -1)
+    centred = model - model.mean(1, keepdims=True)
+    scale = (centred * data).sum(1) / (centred**2).sum(1)
+    residual = data - data.mean(1, keepdims=True) - scale[:, None] * centred
     # a bright star's shape is known only to about 2 % of its peak: without that floor one star would decide
     floor = 0.02 * np.maximum(scale, 0) * model.max(1)
     return (residual / np.hypot(noise_adu, floor)[:, None]).ravel()

@@ -1,7 +1,8 @@
 """A picture against the simulated sky that it shows: the truth on its grid, and how close it came.
 
 Takes planes (bands, H, W) in any linear unit, NaN where nothing was seen; gives decibels and pixels. For
-the demo and the benchmark. Neither unit nor sky level nor colour balance is judged, so both are fitted first.
+the demo and the benchmark. Neither the unit nor the sky's level and tilt nor the colour balance is
+judged, so they are fitted first.
 """
 
 from dataclasses import replace
@@ -15,9 +16,9 @@ from scipy.spatial import cKDTree
 from stackd.imaging.skies import Sky
 
 Image = NDArray[np.float32]
-BLOCK_PX = 8  # scale and level are fitted on means of so many pixels a side: a star's width must not matter
+BLOCK_PX = 8  # scale, level and tilt are fitted on means of so many pixels a side: a star's width must not matter
 PEAK_QUANTILE = 0.9995  # of the truth: a few stars' cores do not set the range
-ROUNDS, RELATIVE = 12, 0.1  # of the fit of scale and level
+ROUNDS, RELATIVE = 12, 0.1  # of that fit
 WIDTH_STARS, LEAST_STARS = 40, 3
 WIDTH_REACH_PX = 8
 FINER = 4  # half of the peak is looked for on pixels so much smaller
@@ -30,15 +31,15 @@ def seen_from(sky: Sky, matrix: NDArray[np.float64]) -> Sky:
     x, y = inverse[:, :2] @ np.stack([sky.x, sky.y]) + inverse[:, 2:]
     size = sky.diffuse.shape[:0:-1]
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    diffuse = [cv2.warpAffine(band, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101) for band in sky.diffuse]
-    return replace(sky, diffuse=np.array(diffuse), x=x, y=y)
+    border = cv2.BORDER_REFLECT_101
+    diffuse = np.array([cv2.warpAffine(band, matrix, size, flags=flags, borderMode=border) for band in sky.diffuse])
+    return replace(sky, diffuse=diffuse, x=x, y=y)
 
 
-def matched(image: Image, truth: Image, softening: float) -> tuple[Image, NDArray[np.float64]]:
-    """(the image in the truth's unit, the factor of each band): per band the scale and level that fit best."""
-    terms = [_scale_and_level(*pair, softening) for pair in zip(image, truth)]
-    fitted = [scale * band + level for band, (scale, level) in zip(image, terms)]
-    return np.array(fitted, np.float32), np.array([scale for scale, _ in terms])
+def matched(image: Image, truth: Image) -> tuple[Image, NDArray[np.float64]]:
+    """(the image in the truth's unit, the factor of each band): per band the scale, level and tilt that fit best."""
+    fits = [_fit_of(*pair) for pair in zip(image, truth)]
+    return np.array([plane for plane, _ in fits]), np.array([scale for _, scale in fits])
 
 
 def psnr_db(image: Image, truth: Image, softening: float) -> float:
@@ -64,11 +65,13 @@ def star_width_px(plane: Image, sky: Sky, saturation: float = np.inf) -> float |
     tree = cKDTree(places)
     widths: list[float] = []
     for k in np.argsort(-flux):
-        if len(widths) == WIDTH_STARS or flux[tree.query_ball_point(places[k], 2 * WIDTH_REACH_PX)].sum() > 1.1 * flux[k]:
+        if flux[tree.query_ball_point(places[k], 2 * WIDTH_REACH_PX)].sum() > 1.1 * flux[k]:
             continue
         width = _width_at(plane, *places[k], saturation)
         if width is not None:
             widths.append(width)
+        if len(widths) == WIDTH_STARS:
+            break
     return float(np.median(widths)) if len(widths) >= LEAST_STARS else None
 
 
@@ -89,31 +92,28 @@ def _width_at(plane: Image, x: float, y: float, saturation: float) -> float | No
     return 2 * float(np.sqrt(area / np.pi)) * (len(stamp) - 1) / (len(fine) - 1)
 
 
-def _scale_and_level(image: Image, truth: Image, softening: float) -> tuple[float, float]:
-    """By fitting the image to the truth and turning that round: the truth has no noise that could pull the slope down.
+def _fit_of(image: Image, truth: Image) -> tuple[Image, float]:
+    """(a band in the truth's unit, the factor), by fitting the image to the truth and turning that round: the truth has
+    no noise that could pull the slope down.
 
     Iteratively reweighted, each block trusted to the blocks' usual residual and to RELATIVE of its own light, so that
     neither a saturated star nor a hot pixel decides.
     """
-    got, wanted = _block_means(image), _block_means(truth)
+    got, light = _block_means(image).astype(np.float64), _block_means(truth).astype(np.float64)
     seen = np.isfinite(got)
-    got, wanted = got[seen].astype(np.float64), wanted[seen].astype(np.float64)
-    light = wanted - np.median(wanted)
-    weight = np.arcsinh(light / softening)
-    slope = float(weight @ (got - np.median(got))) / max(float(weight @ light), 1e-30)
-    level = float(np.median(got))
+    middle = float(np.median(light[seen]))
+    rows, columns = (np.linspace(-1, 1, size, dtype=np.float32) for size in image.shape)
+    y, x = np.meshgrid(*(_means(axis) for axis in (rows, columns)), indexing="ij")
+    design = np.stack([light - middle, np.ones_like(x), x, y], -1)[seen]
+    weight = np.ones(len(design))
     for _ in range(ROUNDS):
-        residual = got - slope * light - level
-        noise = 1.4826 * np.median(np.abs(residual)) + 1e-12
-        trust = np.hypot(noise, RELATIVE * slope * light)
-        weight = 1 / (trust**2 * np.sqrt(1 + (residual / trust) ** 2))
-        middle = np.average(light, weights=weight), np.average(got, weights=weight)
-        centred = weight * (light - middle[0])
-        slope = float(centred @ (got - middle[1])) / max(float(centred @ (light - middle[0])), 1e-30)
-        level = middle[1] - slope * middle[0]
-    if slope <= 0:  # nothing of the truth is in this picture
-        return 1.0, float(np.median(wanted) - np.median(got))
-    return 1 / slope, float(np.median(wanted)) - level / slope
+        terms, *_ = np.linalg.lstsq(design * weight[:, None], got[seen] * weight, rcond=None)
+        residual = got[seen] - design @ terms
+        trust = np.hypot(1.4826 * np.median(np.abs(residual)) + 1e-12, RELATIVE * terms[0] * design[:, 0])
+        weight = 1 / (trust * (1 + (residual / trust) ** 2) ** 0.25)
+    scale = 1 / terms[0] if terms[0] > 0 else 1.0  # not above zero: nothing of the truth is in this picture
+    ground = terms[1] + terms[2] * columns + terms[3] * rows[:, None]
+    return (scale * (image - ground) + middle).astype(np.float32), scale
 
 
 def _block_means(plane: Image) -> Image:
@@ -121,3 +121,9 @@ def _block_means(plane: Image) -> Image:
     height, width = (n // BLOCK_PX for n in plane.shape)
     blocks = plane[: height * BLOCK_PX, : width * BLOCK_PX].reshape(height, BLOCK_PX, width, BLOCK_PX)
     return blocks.mean((1, 3))
+
+
+def _means(axis: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The coordinate of each block's middle."""
+    count = len(axis) // BLOCK_PX
+    return axis[: count * BLOCK_PX].reshape(count, BLOCK_PX).mean(1)

@@ -28,7 +28,7 @@ from stackd.records import FrameFacts, Image
 from stackd.settings import FolderSettings, MetricsSettings, NotifySettings, SetSettings, Settings
 
 SET_NAME = "demo-nebula"
-SKY_SEED, NIGHT_SEED = 11, 12  # a sky worth looking at; a night with one trail and one cloud
+SKY_SEED, NIGHT_SEED = 11, 34  # a sky worth looking at; a night with one trail and one cloud
 CANVAS_PX = (768, 960)
 MARGIN_PX = 32  # of the canvas beyond the camera's edge, so that dithered frames see sky there too
 STARS_PER_MPX = 2000.0
@@ -93,7 +93,7 @@ def run(out: Path, settings: Settings, turn: Turn) -> Iterator[str]:
     if manifest is None:
         raise SetError("the simulated set was not restored", file=str(result), remedy=_why(house))
     images, truth, sky = _pictures(night, result, manifest["reference"], frames, house.restore.target_fwhm_px)
-    fitted = {name: matched(image, truth, night.noise)[0] for name, image in images.items()}
+    fitted = {name: matched(image, truth)[0] for name, image in images.items()}
     (out / PICTURE).write_bytes(_picture(fitted, truth))
     yield from _report(judge(fitted, truth, sky, night.noise), manifest)
     yield f"pictures: {out / PICTURE}"
@@ -145,13 +145,13 @@ def judge(images: dict[str, Image], truth: Image, sky: skies.Sky, noise: float) 
 def _refuse_taken(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         look = f"; the last demo's picture is {out / PICTURE}" if (out / PICTURE).exists() else ""
-        raise ConfigError(f"{out}: is there already and not an empty folder; remove it or name another with --out{look}")
+        raise ConfigError(f"{out}: is there already and not empty; remove it or name another with --out{look}")
 
 
 def _why(house: Settings) -> str:
-    """The daemon's own words on what went wrong, else where its log is."""
+    """The daemon's own words on what went wrong, else where they stand."""
     report = house.folders.quarantine / SET_NAME / "error.json"
-    return json.loads(report.read_text("utf-8"))["reason"] if report.exists() else f"see the log in {house.folders.outbox}"
+    return json.loads(report.read_text("utf-8"))["reason"] if report.exists() else "the lines above say why"
 
 
 def _pictures(

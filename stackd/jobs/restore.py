@@ -29,6 +29,7 @@ from stackd.network.classic import ClassicRestorer
 from stackd.network.restorer import Restorer
 from stackd.records import Image
 
+NETWORK_MARGIN = 5.0  # the network itself may be off by so many times the tolerance
 AnyRestorer = Restorer | ClassicRestorer
 CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
 
@@ -68,7 +69,7 @@ def restore(
         )
     bands = restorer.restore(_fuse(aligned, stacks, restorer), progress)
     clean, changed, fluxes = _close(aligned, stacks, np.stack([b.image for b in bands]), restorer.target_fwhm_px)
-    strength, warnings = _allowed_strength(settings, fluxes)
+    strength, warnings = _allowed_strength(settings, changed, fluxes)
     warnings += _outside_training(aligned, restorer)
     clean, too_sharp = _at_wanted_width(clean, restorer.target_fwhm_px, settings["target_fwhm_px"])
     warnings += too_sharp
@@ -108,7 +109,7 @@ def _close(
         flux, snr = stars_in_stack(stack.mean, float(np.nanmin(stack.noise)), psf, x, y)
         bright, brightest = snr > CLOSING_SNR, snr > CHECKING_SNR
         again = reblurred(image, aligned.psfs, weights, target_fwhm_px)
-        closed.append(close_fluxes(image, stack.mean, again, psf, x[bright], y[bright], target_fwhm_px))
+        closed.append(close_fluxes(image, stack.mean, again, psf, x[bright], y[bright], snr[bright], target_fwhm_px))
         before.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
         again = reblurred(closed[-1], aligned.psfs, weights, target_fwhm_px)
         after.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
@@ -117,22 +118,30 @@ def _close(
 
 def _worst(checks: list[FluxCheck | None]) -> FluxCheck | None:
     known = [c for c in checks if c is not None]
-    return max(known, key=lambda c: max(abs(c.change_mag), c.scatter_mag), default=None)
+    return max(known, key=_off_mag, default=None)
 
 
-def _allowed_strength(settings: dict[str, Any], fluxes: FluxCheck | None) -> tuple[float, list[str]]:
-    """The wanted strength, less where the network changed star fluxes by more than the settings tolerate."""
+def _allowed_strength(
+    settings: dict[str, Any], by_network: FluxCheck | None, left: FluxCheck | None
+) -> tuple[float, list[str]]:
+    """The wanted strength, less where star fluxes are off by more than the settings tolerate.
+
+    What the network did before its stars were set right counts too, at a fraction: a network that
+    gets fluxes grossly wrong did not understand the picture around the stars either.
+    """
     wanted, tolerance = settings["strength"], settings["flux_tolerance"]
-    if fluxes is None:
-        return wanted, []
-    off = max(abs(fluxes.change_mag), fluxes.scatter_mag)
+    off = max(_off_mag(left), _off_mag(by_network) / NETWORK_MARGIN)
     if off <= tolerance:
         return wanted, []
     strength = wanted * tolerance / off
     return strength, [
-        f"star fluxes are off the plain stack's by {off:.3f} mag, more than flux_tolerance = {tolerance}: "
-        f"the network's share was brought down to {strength:.2f}, the rest is the plain stack"
+        f"the network left star fluxes off by {_off_mag(by_network):.3f} mag, {_off_mag(left):.3f} mag once they were set "
+        f"right (flux_tolerance {tolerance}): its share is brought down to {strength:.2f}, the rest is the plain stack"
     ]
+
+
+def _off_mag(check: FluxCheck | None) -> float:
+    return max(abs(check.change_mag), check.scatter_mag) if check else 0.0
 
 
 def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:

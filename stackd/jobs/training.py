@@ -142,8 +142,9 @@ def _fit(
                 if now_s - saved_s > CHECKPOINT_S:
                     _save(trainer, request, spent_s, curve)
                     saved_s = now_s
+            # also at the end: what comes next may fail, and must not cost the run
+            _save(trainer, request, spent_s, curve)
             if stopped():
-                _save(trainer, request, spent_s, curve)
                 logger.info("training stopped at step {}; go on with --resume", trainer.step)
     finally:
         pool.close()

@@ -122,7 +122,11 @@ def _samples(sky: skies.Sky, night: camera.Night, exposures: list[camera.Exposur
     truth = sky.truth(TARGET_FWHM_PX)
     inputs = network_input(banks)
     return [
-        Sample(i[middle, middle].copy(), b.conditions, truth[k][middle, middle] / np.float32(b.unit_adu))
+        Sample(
+            i[middle, middle].copy(),
+            b.conditions,
+            (truth[k][middle, middle] - np.float32(b.floor_adu)) / np.float32(b.unit_adu),
+        )
         for k, (i, b) in enumerate(zip(inputs, banks))
     ]
 

@@ -60,7 +60,7 @@ class Restorer:
 
             picture, sigma = self._whole(channels, bank.conditions, band_done)
             unit = np.float32(bank.unit_adu)
-            out.append(Restored(picture * unit, sigma * unit))
+            out.append(Restored(picture * unit + np.float32(bank.floor_adu), sigma * unit))
         return out
 
     def _whole(self, channels: Image, conditions, tile_done) -> tuple[Image, Image]:

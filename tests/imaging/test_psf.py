@@ -173,17 +173,17 @@ def test_the_fit_finds_the_shape_of_the_stars(psf: Psf, rng: np.random.Generator
 
 
 def test_faint_neighbours_do_not_pass_for_wings(rng: np.random.Generator) -> None:
-    """A crowd of stars too faint for the list: the width stays within 4 %, beta within 0.8."""
-    psf = Psf(3.0, 3.0, 0.1, 0.5)
+    """A crowd of stars too faint for the list: the width stays within 3 %, beta within 0.35."""
+    psf = Psf(3.0, 3.5, 0.1, 0.5)
     places, fluxes = grid_of_stars(rng)
-    faint = np.column_stack([rng.uniform(0, SHAPE[1], 600), rng.uniform(0, SHAPE[0], 600)])
-    crowd = draw(faint, rng.uniform(100, 900, 600), psf)
+    faint = np.column_stack([rng.uniform(0, SHAPE[1], 1000), rng.uniform(0, SHAPE[0], 1000)])
+    crowd = draw(faint, rng.uniform(300, 2500, 1000), psf)
 
     found = fitted(draw(places, fluxes, psf) + crowd, places, fluxes, rng)
 
     assert found is not None
-    assert found.fwhm_px == pytest.approx(psf.fwhm_px, rel=0.04)
-    assert found.beta == pytest.approx(psf.beta, abs=0.8)
+    assert found.fwhm_px == pytest.approx(psf.fwhm_px, rel=0.03)
+    assert found.beta == pytest.approx(psf.beta, abs=0.35)
 
 
 def test_saturated_stars_and_unseen_pixels_are_passed_over(rng: np.random.Generator) -> None:

@@ -18,15 +18,16 @@ def sky(rng: np.random.Generator) -> skies.Sky:
 
 
 @pytest.mark.parametrize("noise", [0.0, 20.0, 100.0])
-def test_unit_and_level_are_found_through_noise(sky: skies.Sky, rng: np.random.Generator, noise: float) -> None:
-    """A picture in another unit above another sky comes back in the truth's, however noisy it is."""
+def test_unit_and_ground_are_found_through_noise(sky: skies.Sky, rng: np.random.Generator, noise: float) -> None:
+    """A picture in another unit above another, tilted sky comes back in the truth's, however noisy it is."""
     truth = sky.truth(2.0)
-    picture = (0.01 * (truth + rng.normal(0, noise, truth.shape)) - 7).astype(np.float32)
+    tilt = np.linspace(-60, 60, SHAPE[1])
+    picture = (0.01 * (truth + tilt + rng.normal(0, noise, truth.shape)) - 7).astype(np.float32)
 
-    fitted, scale = matched(picture, truth, NOISE)
+    fitted, scale = matched(picture, truth)
 
     assert scale == pytest.approx([100], rel=0.02)
-    assert np.median(fitted - truth) == pytest.approx(0, abs=0.02 * noise + 0.2)
+    assert np.abs(np.median(fitted - truth, axis=1)).max() < 0.3 * noise + 0.5
 
 
 def test_a_burnt_out_star_does_not_set_the_unit(sky: skies.Sky) -> None:
@@ -35,18 +36,18 @@ def test_a_burnt_out_star_does_not_set_the_unit(sky: skies.Sky) -> None:
     picture = np.minimum(truth, truth.max() / 3)
     picture[0, 40, 50] += 1e6
 
-    _, scale = matched(picture, truth, NOISE)
+    _, scale = matched(picture, truth)
 
     assert scale == pytest.approx([1], rel=0.02)
 
 
-def test_unseen_pixels_are_left_out(sky: skies.Sky) -> None:
+def test_unseen_pixels_are_left_out(sky: skies.Sky, rng: np.random.Generator) -> None:
     """NaN stays NaN, and neither the fit nor the figure minds."""
     truth = sky.truth(2.0)
-    picture = 2 * truth
+    picture = 2 * truth + 1e-3 * rng.normal(0, 1, truth.shape).astype(np.float32)
     picture[:, :50] = np.nan
 
-    fitted, scale = matched(picture, truth, NOISE)
+    fitted, scale = matched(picture, truth)
 
     assert scale == pytest.approx([0.5], rel=1e-3)
     assert np.isnan(fitted[:, :50]).all()

@@ -1,0 +1,249 @@
+"""A training run from start to store: what is published, what wins, and what a kill leaves behind."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stackd.disk import checkpoint, models
+from stackd.errors import ConfigError, ModelError
+from stackd.jobs import training
+from stackd.jobs.pipeline import load_restorer
+from stackd.jobs.training import Pictures, train
+from stackd.jobs.training_request import Outcome, Progress, TrainingRequest
+from stackd.network import feed, fit
+from tests.network.nights import NoProcesses, quick_skies
+
+Recipe = fit.Recipe
+
+
+@pytest.fixture
+def request_of(tmp_path: Path) -> Callable[..., TrainingRequest]:
+    def make(**fields: object) -> TrainingRequest:
+        values = {"store": tmp_path / "models", "run_folder": tmp_path / "run", "preset": "small", "steps": 4}
+        return TrainingRequest(**(values | fields))
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything small; arithmetic as it is, since the switch would stay on for all later tests."""
+    for name, value in {"HELD_OUT_SKIES": 1, "WARM_SKIES": 2, "WINDOW": 4, "REPORT_STEPS": 1}.items():
+        monkeypatch.setattr(training, name, value)
+    monkeypatch.setattr(fit, "use_fast_arithmetic", lambda: None)
+    monkeypatch.setattr(fit, "Recipe", partial(Recipe, batch=2, crop_px=32, warm_up=2))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skies out of nothing, made in this process."""
+    monkeypatch.setattr(feed, "simulate", quick_skies)
+    monkeypatch.setattr(feed, "ProcessPoolExecutor", NoProcesses)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning rates that throw any network off."""
+    monkeypatch.setattr(fit, "Recipe", partial(Recipe, batch=2, crop_px=32, warm_up=1, learning_rate=0.05))
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_first_model_is_stored_and_current(request_of: Callable[..., TrainingRequest]) -> None:
+    """Published, promoted as there is no other, usable as it lies there; its card tells how it came about."""
+    told: list[Progress] = []
+
+    outcome = train(request_of(seed=5), told.append)
+
+    assert outcome.promoted
+    assert outcome.current_scores is None
+    assert not outcome.interrupted
+    version = models.resolve(request_of().store, "small")
+    assert version.version == outcome.version.version
+    restorer = load_restorer(str(version.path))
+    assert restorer.target_fwhm_px == feed.TARGET_FWHM_PX
+    card = restorer.card
+    assert card["recipe"]["steps"] == 4
+    assert (card["seed"], card["preset"], card["pictures"]) == (5, "small", 0)
+    assert card["scores"] == outcome.scores
+    assert card["scores"].keys() == {"psnr", "psnr_plain", "loss"}
+    assert "--steps 4 --seed 5" in card["command"]
+    assert card["trained_range"] == feed.TRAINED_RANGE
+    assert [p.step for p in told] == [1, 2, 3, 4]
+    assert [p.share for p in told] == sorted(p.share for p in told)
+    assert [row[0] for row in card["curve"]] == [1, 2, 3, 4]
+    assert not (request_of().run_folder / checkpoint.NAME).exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_only_a_better_model_takes_over(
+    request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worse candidate is stored and not promoted; a better one is; both are judged on the same skies."""
+    store = request_of().store
+    with monkeypatch.context() as patch:
+        spoil(patch)
+        poor = train(request_of(steps=6))
+    good = train(request_of())
+    with monkeypatch.context() as patch:
+        spoil(patch)
+        worse = train(request_of(steps=6, seed=0))
+
+    assert (poor.promoted, good.promoted, worse.promoted) == (True, True, False)
+    assert good.current_scores["loss"] == pytest.approx(poor.scores["loss"], rel=1e-3)
+    assert good.scores["loss"] < good.current_scores["loss"]
+    assert worse.current_scores["psnr"] == pytest.approx(good.scores["psnr"], rel=1e-3)
+    assert models.resolve(store, "small").version == good.version.version
+    names = {v.version for v in models.list_versions(store) if v.name == "small"}
+    assert {good.version.version, worse.version.version} <= names
+
+
+@pytest.mark.usefixtures("quick")
+def test_old_versions_are_pruned(request_of: Callable[..., TrainingRequest]) -> None:
+    """As many are kept as asked, the current one in any case."""
+    outcomes = [train(request_of(steps=1, seed=seed, keep=2)) for seed in range(3)]
+
+    kept = [v for v in models.list_versions(request_of().store) if v.name == "small"]
+    assert len(kept) <= 3
+    assert models.resolve(request_of().store, "small").version in {o.version.version for o in outcomes}
+
+
+def interrupted_at(step: int, request: TrainingRequest) -> Outcome:
+    def stop(progress: Progress) -> None:
+        if progress.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return train(request, stop)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stopped_run_resumed_is_the_same_run(request_of: Callable[..., TrainingRequest], tmp_path: Path) -> None:
+    """SIGTERM after step 3 of 6: a checkpoint and no model; --resume ends with the weights of a run never stopped."""
+    whole = train(request_of(steps=6, store=tmp_path / "other", run_folder=tmp_path / "other run"))
+    before = signal.getsignal(signal.SIGTERM)
+
+    first = interrupted_at(3, request_of(steps=6))
+
+    assert first.interrupted
+    assert first.version is None
+    assert checkpoint.load(request_of().run_folder)["step"] == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not [v for v in models.list_versions(request_of().store) if v.name == "small"]
+
+    told: list[Progress] = []
+    second = train(request_of(steps=6, resume=True), told.append)
+
+    assert [p.step for p in told] == [4, 5, 6]
+    _, want = models.load_weights(whole.version)
+    card, found = models.load_weights(second.version)
+    assert found.keys() == want.keys()
+    for name, values in want.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
+    assert [row[0] for row in card["curve"]] == [1, 2, 3, 4, 5, 6]
+    assert second.scores == pytest.approx(whole.scores, rel=1e-4)
+
+
+@pytest.mark.usefixtures("quick")
+def test_judging_that_fails_does_not_cost_the_run(
+    request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's disk is full after the last step: resumed, the run is judged and stored without another step."""
+    with monkeypatch.context() as patch:
+
+        def full(*arguments: object, **named: object) -> None:
+            raise ModelError("no space left")
+
+        patch.setattr(models, "publish", full)
+        with pytest.raises(ModelError):
+            train(request_of())
+
+    told: list[Progress] = []
+    outcome = train(request_of(resume=True), told.append)
+
+    assert told == []
+    assert outcome.promoted
+    assert load_restorer(str(outcome.version.path)).card["recipe"]["steps"] == 4
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_of_minutes_ends(request_of: Callable[..., TrainingRequest]) -> None:
+    """Without a number of steps the clock decides; at least one step is taken."""
+    told: list[Progress] = []
+
+    outcome = train(request_of(steps=None, minutes=1e-4), told.append)
+
+    assert told[0].step == 1
+    assert outcome.version is not None
+    assert load_restorer(str(outcome.version.path)).card["recipe"]["steps"] == told[-1].step
+
+
+@pytest.mark.usefixtures("quick")
+def test_no_sky_of_training_is_judged_on(
+    request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The held-out skies are of another seed, whatever the run's."""
+    seeds: list[int] = []
+    monkeypatch.setattr(feed, "simulate", lambda seed, n, pictures: seeds.append(seed) or quick_skies(seed, n))
+
+    train(request_of(steps=1, seed=3))
+
+    judged = [s for s in seeds if s != 3]
+    assert 3 in seeds
+    assert judged == [3 + training.HELD_OUT_SEED]
+
+
+def test_what_cannot_be_trained(request_of: Callable[..., TrainingRequest], tmp_path: Path) -> None:
+    """An unknown preset, a folder without pictures, nothing to resume: said before anything is done."""
+    with pytest.raises(ConfigError, match="default, small"):
+        train(request_of(preset="huge"))
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(ConfigError, match=r"no picture|no usable picture"):
+        train(request_of(pictures=tmp_path / "pictures"))
+    with pytest.raises(ConfigError, match="--resume"):
+        train(request_of(resume=True))
+    assert not (tmp_path / "models").exists()
+
+
+def test_pictures_keep_their_side(tmp_path: Path) -> None:
+    """About the asked share is held out, by name alone: no picture changes sides when others come or go."""
+    paths = [tmp_path / f"picture-{k}.png" for k in range(400)]
+
+    learnt, held_out = Pictures(paths).split(0.1)
+    fewer_learnt, fewer_held_out = Pictures(paths[100:]).split(0.1)
+
+    assert set(learnt.paths) | set(held_out.paths) == set(paths)
+    assert not set(learnt.paths) & set(held_out.paths)
+    assert 20 < len(held_out) < 65
+    assert set(fewer_learnt.paths) <= set(learnt.paths)
+    assert set(fewer_held_out.paths) <= set(held_out.paths)
+
+
+def test_pictures_are_decoded_when_asked_for(tmp_path: Path, rng: np.random.Generator) -> None:
+    """(h, w, 3) in 0..1; a missing file is noticed only when its turn comes."""
+    cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+
+    pictures = Pictures([tmp_path / "a.png", tmp_path / "gone.png"])
+
+    assert len(pictures) == 2
+    assert pictures[0].shape == (40, 50, 3)
+    assert 0 <= pictures[0].min() < pictures[0].max() <= 1
+
+
+@pytest.mark.slow
+def test_real_skies_from_a_real_process(request_of: Callable[..., TrainingRequest]) -> None:
+    """Simulated nights, made by a process of its own: a few steps end in a model, and no process stays."""
+    outcome = train(replace(request_of(), steps=2))
+
+    deadline_s = time.monotonic() + 60
+    while multiprocessing.active_children() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
+    assert outcome.promoted
+    assert all(np.isfinite(v) for v in outcome.scores.values())
