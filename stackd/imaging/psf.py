@@ -18,7 +18,7 @@ DEFAULT_BETA = 3.0  # of long exposures through the atmosphere (Trujillo et al. 
 LEAST_STARS = 3
 LIGHT_RADIUS_PX, LIGHT_RADIUS_FWHM = 9.0, 2.5
 REACH_FWHM = 2.0  # pixels farther from the centre tell less of the wings than of the neighbours
-SHARP_QUANTILE, SHARP_WITHIN, MOST_SPREAD = 0.05, 1.15, 1.3  # relative widths: see _sharp_ones
+SHARP_QUANTILE, SHARP_WITHIN, MOST_SPREAD = 0.05, 1.15, 1.25  # relative widths: see _sharp_ones
 FEW_STARS = 6  # fewer cannot tell the wings from the core: beta is then not fitted
 
 
@@ -186,8 +186,8 @@ def _sharp_ones(stamps) -> NDArray[np.intp]:
     core = stamps[:, middle - 5 : middle + 6, middle - 5 : middle + 6] - level[:, None, None]
     peak = core[:, 4:7, 4:7].mean((1, 2))
     width = np.sqrt(np.maximum(core.sum((1, 2)), 0) / np.maximum(peak, 1e-9))
-    narrow, wide = np.quantile(width, (SHARP_QUANTILE, 0.8))
-    limit = np.inf if wide < MOST_SPREAD * narrow else SHARP_WITHIN * narrow
+    narrow, usual = np.quantile(width, (SHARP_QUANTILE, 0.5))
+    limit = np.inf if usual < MOST_SPREAD * narrow else SHARP_WITHIN * narrow
     return np.nonzero(width <= limit)[0]
 
 
