@@ -1,18 +1,46 @@
-"""After each set: the user's own command, and a Prometheus text file. Neither may stop the work.
+"""Who else is told: systemd, and after each set the user's own command and a Prometheus text file.
 
-Both are off unless config.toml names them. The command is given the set's name and verdict as
-arguments, never a shell; the text file is replaced in one step, as node_exporter asks.
+None of them may stop the work. Command and text file are off unless config.toml names them: the command is given the
+set's name and verdict as arguments, never a shell; the text file is replaced in one step, as node_exporter asks.
 """
 
+import os
 import subprocess
 from pathlib import Path
 
+import sdnotify
 from loguru import logger
 
 from stackd.disk.ledger import Ledger
 from stackd.jobs.delivery import Outcome
 
 _STATES = ("done", "duplicate", "quarantined", "retry", "running")
+
+
+class Systemd:
+    """READY, STATUS, WATCHDOG and STOPPING; without systemd nothing happens."""
+
+    def __init__(self) -> None:
+        self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
+        mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._ping_every_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 4e6 if mine else 0.0
+        self._pinged_s = float("-inf")
+
+    def say(self, words: str) -> None:
+        """One state, such as "READY=1"."""
+        if self._notifier is not None:
+            self._notifier.notify(words)
+
+    def close(self) -> None:
+        """Give the socket back, which sdnotify never does."""
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.close()
+
+    def ping(self, now_s: float) -> None:
+        """Tell the watchdog that the loop comes round."""
+        if self._ping_every_s and now_s - self._pinged_s >= self._ping_every_s:
+            self._pinged_s = now_s
+            self.say("WATCHDOG=1")
 
 
 def notify(command: list[str], timeout_s: float, outcome: Outcome) -> None:

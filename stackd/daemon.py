@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import sdnotify
 from loguru import logger
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
@@ -131,32 +130,6 @@ class _Ring(FileSystemEventHandler):
             self._bell.ring()
 
 
-class Systemd:
-    """READY, STATUS, WATCHDOG and STOPPING; without systemd nothing happens."""
-
-    def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
-        mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self._ping_every_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 4e6 if mine else 0.0
-        self._pinged_s = float("-inf")
-
-    def say(self, words: str) -> None:
-        """One state, such as "READY=1"."""
-        if self._notifier is not None:
-            self._notifier.notify(words)
-
-    def close(self) -> None:
-        """Give the socket back, which sdnotify never does."""
-        if self._notifier is not None and self._notifier.socket is not None:
-            self._notifier.socket.close()
-
-    def ping(self, now_s: float) -> None:
-        """Tell the watchdog that the loop comes round."""
-        if self._ping_every_s and now_s - self._pinged_s >= self._ping_every_s:
-            self._pinged_s = now_s
-            self.say("WATCHDOG=1")
-
-
 class Daemon:
     """The house, wired: lock, ledger, worker, turn. Made by the command line, closed at its end.
 
@@ -179,7 +152,7 @@ class Daemon:
         self._said: dict[str, Any] = {}
         self._stop_signals: list[int] = []
         self._reload = False
-        self._systemd = Systemd()
+        self._systemd = announce.Systemd()
         make_folders(settings)
         with ExitStack() as held:
             self._bell = Bell()

@@ -16,8 +16,10 @@ LEAST_STARS = 3
 
 
 def star_fluxes(image: Image, psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Light (ADU) within the PSF's light radius of each star at x, y (px) by least squares of PSF and a level; NaN where
-    pixels are unseen. Light farther out is what the fitted wings say of places nobody looked at."""
+    """Light (ADU) within the PSF's light radius of each star at x, y (px); NaN where pixels are unseen.
+
+    By least squares of PSF and a level. Light farther out is what the fitted wings say of places nobody looked at.
+    """
     radius = FIT_RADIUS_PX
     fluxes = np.full(len(x), np.nan)
     column, row = np.round(x).astype(int), np.round(y).astype(int)

@@ -135,7 +135,6 @@ def fit_psf(
     high = [2.0 * radius_px, 0.5, 0.5] + [10.0] * free_beta
     start = [guess_px, 0.01, 0.01] + [DEFAULT_BETA] * free_beta
 
-
     def misfit(terms: NDArray[np.float64]) -> NDArray[np.float64]:
         return _residuals(_shape(terms), stamps, offsets, noise_adu)
 

@@ -129,7 +129,9 @@ def _history(aligned: Aligned, picture: Picture, restorer: AnyRestorer | None) -
         f"registered {len(aligned.used)} of {len(aligned.frames)} frames onto REFFRAME",
         "outliers rejected, inverse-variance weighted mean: the plain stack",
     ]
-    if restorer:
+    if restorer and not picture.strength:
+        lines.append("no star shape was measured: sharpened linearly (Wiener), network left out")
+    elif restorer:
         name = f"{restorer.card['name']} {restorer.card['version']}"
         lines.append(f"stacked, denoised and deblurred by network {name}, strength {picture.strength:.2f}")
     return lines

@@ -23,12 +23,16 @@ from stackd.imaging.closure import (
     widened,
 )
 from stackd.imaging.fuse import Bank, fuse
+from stackd.imaging.psf import Psf
+from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
 from stackd.jobs.align import Aligned
 from stackd.network.classic import ClassicRestorer
 from stackd.network.restorer import Restorer
 from stackd.records import Image
 
+ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
+SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # the network itself may be off by so many times the tolerance
 AnyRestorer = Restorer | ClassicRestorer
 CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
@@ -67,6 +71,8 @@ def restore(
         return Picture(
             np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, None, None, (CLASSIC_WARNING,)
         )
+    if aligned.psfs is None:
+        return _sharpened(aligned, stacks, plain, plain_sigma, settings)
     bands = restorer.restore(_fuse(aligned, stacks, restorer), progress)
     clean, changed, fluxes = _close(aligned, stacks, np.stack([b.image for b in bands]), restorer.target_fwhm_px)
     strength, warnings = _allowed_strength(settings, changed, fluxes)
@@ -80,6 +86,29 @@ def restore(
         np.where(unseen, np.nan, strength * sigma + (1 - strength) * plain_sigma).astype(np.float32),
         plain, strength, changed, fluxes, tuple(warnings),
     )  # fmt: skip
+
+
+def _sharpened(
+    aligned: Aligned, stacks: list[Stack], plain: Image, plain_sigma: Image, settings: dict[str, Any]
+) -> Picture:
+    """Where no star tells the blur (Moon, planets): the plain stack, deconvolved mildly and linearly.
+
+    The network was trained on skies with measured star shapes; on a lunar limb it would guess.
+    """
+    banks = [
+        fuse(frames, noise, stack, (ASSUMED_PSF,) * len(frames), settings["target_fwhm_px"])
+        for frames, noise, stack in zip(aligned.bands, aligned.noise_adu, stacks)
+    ]
+    sharp = np.stack([b.wiener[SHARPENING_MAP] * b.unit_adu + b.floor_adu for b in banks])
+    louder = np.array([pixel_noise(s) / max(pixel_noise(p), 1e-6) for s, p in zip(sharp, plain)])
+    strength = settings["strength"]
+    warning = (
+        f"too few stars to measure their shape: the network is left out and the plain stack sharpened as if stars "
+        f"were {ASSUMED_PSF.fwhm_px} px wide"
+    )
+    restored = np.where(np.isnan(plain), np.nan, strength * sharp + (1 - strength) * plain).astype(np.float32)
+    sigma = plain_sigma * (strength * np.maximum(louder, 1) + 1 - strength)[:, None, None].astype(np.float32)
+    return Picture(restored, sigma.astype(np.float32), plain, 0.0, None, None, (warning,))
 
 
 def _at_wanted_width(clean: Image, trained_px: float, wanted_px: float) -> tuple[Image, list[str]]:
@@ -96,10 +125,8 @@ def _close(
 ) -> tuple[Image, FluxCheck | None, FluxCheck | None]:
     """The network's picture with bright stars' fluxes held to the plain stack's, and the check before and after.
 
-    Both are the band that is worst off; None without measured star shapes.
+    Both are the band that is worst off; None with too few bright stars.
     """
-    if aligned.psfs is None:
-        return clean, None, None
     weights = np.mean(aligned.noise_adu**-2.0, axis=0)
     psf = mean_psf(aligned.psfs, weights)
     unsaturated = aligned.stars.peak < 0.8 * aligned.saturation_adu
@@ -135,8 +162,9 @@ def _allowed_strength(
         return wanted, []
     strength = wanted * tolerance / off
     return strength, [
-        f"the network left star fluxes off by {_off_mag(by_network):.3f} mag, {_off_mag(left):.3f} mag once they were set "
-        f"right (flux_tolerance {tolerance}): its share is brought down to {strength:.2f}, the rest is the plain stack"
+        f"the network left star fluxes off by {_off_mag(by_network):.3f} mag, {_off_mag(left):.3f} mag once they were "
+        f"set right (flux_tolerance {tolerance}): its share is brought down to {strength:.2f}, the rest is the plain "
+        "stack"
     ]
 
 
@@ -156,10 +184,8 @@ def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:
     for name, values in figures.items():
         low, high = known[name]
         worst = [v for v in values if math.isfinite(v) and not low <= v <= high]
-        if worst and (aligned.psfs is not None or name == "frames"):
+        if worst:
             out.append(f"{name} {worst[0]:.2g} lies outside what the model was trained on ({low} to {high})")
-    if aligned.psfs is None:
-        out.append("too few stars to measure their shape: sharpened as far as the picture alone allows")
     return out
 
 

@@ -1,10 +1,12 @@
 """The restored picture held against the plain stack: the truth passes, lost and invented light does not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stackd.imaging.closure import check_fluxes, close_fluxes, mean_psf, reblurred, stars_in_stack
+from stackd.imaging.closure import check_fluxes, close_fluxes, mean_psf, reblurred, stars_in_stack, widened
 from stackd.imaging.psf import Psf
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
@@ -118,15 +120,17 @@ def test_the_mean_psf_is_the_stacks_own(sky: Sky) -> None:
     np.testing.assert_allclose(snr * 3.0 * 1.5 * psf.fwhm_px, flux)
 
 
+@pytest.mark.parametrize("noise_adu", [3.0, 60.0], ids=["in an aperture", "by a fit"])
 @pytest.mark.parametrize("share", [0.7, 1.0, 1.3])
-def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
+def test_the_light_of_stars_is_given_back(sky: Sky, share: float, noise_adu: float) -> None:
     """A picture with too little or too much of every star: closed, its stars are right to 0.02 mag, and the open sky
-    between them is as it was."""
+    between them is as it was. In an aperture where stars are bright over the noise, by a fit where they are not."""
     stack, psf = plain_stack(sky), mean_psf(PSFS, WEIGHTS)
     wrong = Sky(sky.diffuse, sky.x, sky.y, sky.flux * share)
     picture = wrong.truth(TARGET_PX)[0]
 
-    closed = close_fluxes(picture, stack, seen_again(wrong), psf, sky.x, sky.y, TARGET_PX)
+    snr = stars_in_stack(stack, noise_adu, psf, sky.x, sky.y)[1]
+    closed = close_fluxes(picture, stack, seen_again(wrong), psf, sky.x, sky.y, snr, TARGET_PX)
 
     check = check_fluxes(stack, reblurred(closed, PSFS, WEIGHTS, TARGET_PX), sky.x, sky.y, sky.flux[0])
     assert check is not None
@@ -135,3 +139,32 @@ def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     far = np.min([np.hypot(y - b, x - a) for a, b in zip(sky.x, sky.y)], axis=0) > 8
     assert np.abs(closed - picture)[far].max() < 5e-4 * picture.max()
+
+
+def test_the_brightest_stars_need_no_true_psf(sky: Sky) -> None:
+    """A PSF a tenth too narrow: what an aperture measures is right all the same, what the fit measures is not."""
+    stack, psf = plain_stack(sky), mean_psf(PSFS, WEIGHTS)
+    narrow = replace(psf, fwhm_px=0.9 * psf.fwhm_px)
+    wrong = Sky(sky.diffuse, sky.x, sky.y, sky.flux * 0.7)
+    off = []
+    for snr in (1000.0, 30.0):
+        snrs = np.full(len(sky.x), snr)
+        closed = close_fluxes(
+            wrong.truth(TARGET_PX)[0], stack, seen_again(wrong), narrow, sky.x, sky.y, snrs, TARGET_PX
+        )
+        check = check_fluxes(stack, reblurred(closed, PSFS, WEIGHTS, TARGET_PX), sky.x, sky.y, sky.flux[0])
+        assert check is not None
+        off.append(abs(check.change_mag))
+
+    assert off[0] < 0.02 < off[1]
+
+
+def test_a_wider_star_is_a_blur_away(sky: Sky) -> None:
+    """The truth at one width made wider is the truth at that width; no light is lost."""
+    narrow, wide = (sky.truth(width_px)[0] for width_px in (TARGET_PX, 3.2))
+
+    found = widened(narrow, TARGET_PX, 3.2)
+
+    inner = slice(8, -8), slice(8, -8)
+    np.testing.assert_allclose(found[inner], wide[inner], atol=2e-3 * wide.max())
+    assert found.sum() == pytest.approx(narrow.sum(), rel=0.002)

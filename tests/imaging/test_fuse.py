@@ -52,6 +52,7 @@ def test_the_order_of_frames_does_not_matter(order: list[int], seed: int) -> Non
     for name in ("plain", "wiener", "score", "spread", "depth", "conditions"):
         np.testing.assert_allclose(getattr(other, name), getattr(one, name), atol=1e-4)
     assert other.unit_adu == pytest.approx(one.unit_adu)
+    assert other.floor_adu == pytest.approx(one.floor_adu, abs=1e-3)
 
 
 def test_the_sharpest_map_is_the_truth_of_a_noiseless_sky(rng: np.random.Generator) -> None:
@@ -61,7 +62,7 @@ def test_the_sharpest_map_is_the_truth_of_a_noiseless_sky(rng: np.random.Generat
 
     bank = bank_of(seen_through(sky, PSFS))
 
-    sharp = bank.wiener[0] * bank.unit_adu
+    sharp = bank.wiener[0] * bank.unit_adu + bank.floor_adu
     true_width = np.median(find_stars(truth, 1.0).fwhm_px)
     stars = find_stars(sharp, 5.0)
     bright = stars.flux > 1e4
@@ -72,7 +73,7 @@ def test_the_sharpest_map_is_the_truth_of_a_noiseless_sky(rng: np.random.Generat
         assert sharp[around].sum() == pytest.approx(flux, rel=0.01)
         assert truth[around].sum() == pytest.approx(flux, rel=0.01)
     # the softer maps are softer, in order
-    widths = [np.median(find_stars(m * bank.unit_adu, 5.0).fwhm_px[: len(sky.x)]) for m in bank.wiener]
+    widths = [np.median(find_stars(m * bank.unit_adu + bank.floor_adu, 5.0).fwhm_px[: len(sky.x)]) for m in bank.wiener]
     assert widths[0] < widths[1] < widths[2]
 
 
@@ -82,8 +83,36 @@ def test_all_maps_keep_the_level_of_flat_light(rng: np.random.Generator) -> None
 
     bank = bank_of(flat)
 
-    np.testing.assert_allclose(bank.plain * bank.unit_adu, 700, rtol=1e-4)
-    np.testing.assert_allclose(bank.wiener * bank.unit_adu, 700, rtol=1e-3)
+    assert bank.floor_adu == pytest.approx(700)
+    np.testing.assert_allclose(bank.plain * bank.unit_adu + bank.floor_adu, 700, rtol=1e-4)
+    np.testing.assert_allclose(bank.wiener * bank.unit_adu + bank.floor_adu, 700, rtol=1e-3)
+
+
+def test_maps_count_from_the_darkest_smooth_sky(rng: np.random.Generator) -> None:
+    """Nebula over most of the picture: zero is where it is not, within a fifth of a frame's noise; noise, stars and an
+    unseen border do not decide. Any constant light over it changes no map."""
+    nebula = np.full(SHAPE, 400.0)
+    nebula[:70, :70] = 40
+    frames = noise_frames(rng) + nebula.astype(np.float32)
+    frames[:, 20::30, 20::30] += 3000
+    frames[:, :5] = np.nan
+
+    bank, lit = bank_of(frames), bank_of(frames + np.float32(256))
+
+    assert bank.floor_adu == pytest.approx(40, abs=2)
+    assert lit.floor_adu == pytest.approx(bank.floor_adu + 256, abs=1e-3)
+    for name in ("plain", "wiener", "spread", "depth", "conditions"):
+        np.testing.assert_allclose(getattr(lit, name), getattr(bank, name), atol=1e-3)
+    np.testing.assert_allclose(lit.score, bank.score, atol=1e-2)
+
+
+def test_frames_that_saw_nothing_in_common_have_a_floor(rng: np.random.Generator) -> None:
+    """Every cell of the grid with a hole in it: some level all the same, and finite maps."""
+    frames = noise_frames(rng)
+    frames[:, ::16, ::16] = np.nan
+
+    assert np.isfinite(bank_of(frames).floor_adu)
+    assert np.isfinite(bank_of(frames).wiener).all()
 
 
 def test_the_score_is_in_sigma(rng: np.random.Generator) -> None:
@@ -144,7 +173,7 @@ def test_without_star_shapes_the_maps_are_the_plain_stack(rng: np.random.Generat
 
     for plane in (*bank.wiener, bank.score):
         np.testing.assert_array_equal(plane, bank.plain)
-    assert bank.plain * bank.unit_adu == pytest.approx(np.average(frames, axis=0, weights=NOISE_ADU**-2.0), abs=1e-3)
+    assert bank.plain * bank.unit_adu + bank.floor_adu == pytest.approx(np.average(frames, axis=0, weights=NOISE_ADU**-2.0), abs=1e-3)
     assert bank.conditions[:3].tolist() == [0, 0, 1]
 
 

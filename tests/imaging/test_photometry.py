@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stackd.imaging.photometry import LIGHT_RADIUS_PX, relative_light, star_fluxes
+from stackd.imaging.photometry import relative_light, star_fluxes
 from stackd.imaging.psf import Psf
 from tests.imaging.sky import picture, star_positions
 
@@ -33,7 +33,7 @@ def test_a_lonely_stars_light(fwhm_px: float, rng: np.random.Generator) -> None:
 
     found = star_fluxes(exposed(rng, places, np.full(len(x), 1e5), fwhm_px, level=70), psf, *places.T)
 
-    assert np.median(found) == pytest.approx(1e5 * psf.share_within(LIGHT_RADIUS_PX), rel=0.01)
+    assert np.median(found) == pytest.approx(1e5 * psf.share_within(psf.light_radius_px), rel=0.01)
 
 
 @pytest.mark.parametrize(("fwhm_px", "share", "within"), [(2.2, 0.5, 0.01), (3.1, 0.8, 0.015), (4.6, 1.2, 0.05)])

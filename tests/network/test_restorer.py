@@ -1,5 +1,6 @@
 """The network at work: tiles agree with the whole, foreign weights are refused, errors are put right by the curve."""
 
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -8,10 +9,12 @@ import pytest
 import tensorflow as tf
 
 from stackd.errors import ModelError
-from stackd.imaging.fuse import CONDITIONS, Bank
+from stackd.imaging.fuse import CONDITIONS, Bank, fuse
+from stackd.imaging.psf import Psf
+from stackd.imaging.stack import combine
 from stackd.network.architecture import HALO_PX, PRESETS, STRIDE, build
 from stackd.network.channels import network_input
-from stackd.network.restorer import TILE_PX, Restorer
+from stackd.network.restorer import TILE_PX, Restored, Restorer
 from stackd.network.weights import set_weights, weights_of
 
 FLAT_CURVE = [[-5.0, 12.0], [-5.0, 12.0]]
@@ -38,13 +41,15 @@ def restorer(network: keras.Model) -> Restorer:
     return Restorer(card(), weights_of(network))
 
 
-def random_bank(rng: np.random.Generator, height: int, width: int, unit_adu: float = 3.0) -> Bank:
+def random_bank(
+    rng: np.random.Generator, height: int, width: int, unit_adu: float = 3.0, floor_adu: float = 0.0
+) -> Bank:
     maps = rng.normal(0, 1, (5, height, width))
     maps += np.where(rng.random((height, width)) < 0.01, rng.exponential(100, (height, width)), 0)
     plane, *wiener, score = maps.astype(np.float32)
     spread, depth = rng.uniform(0.8, 1.4, (2, height, width)).astype(np.float32)
     conditions = rng.normal(0, 0.5, CONDITIONS).astype(np.float32)
-    return Bank(plane, np.array(wiener), score, spread, depth, unit_adu, conditions)
+    return Bank(plane, np.array(wiener), score, spread, depth, unit_adu, floor_adu, conditions)
 
 
 def test_tiles_give_what_the_whole_gives(network: keras.Model, restorer: Restorer, rng: np.random.Generator) -> None:
@@ -86,12 +91,46 @@ def test_any_picture_with_one_band_or_three(
 def test_the_unit_scales_the_result(restorer: Restorer, rng: np.random.Generator) -> None:
     """The same bank in a unit ten times as large gives ten times the picture and its error."""
     small = random_bank(rng, 64, 80, unit_adu=1.5)
-    large = Bank(*(getattr(small, n) for n in ("plain", "wiener", "score", "spread", "depth")), 15.0, small.conditions)
+    large = replace(small, unit_adu=15.0)
 
     one, ten = restorer.restore([small])[0], restorer.restore([large])[0]
 
     np.testing.assert_allclose(ten.image, 10 * one.image, rtol=1e-5)
     np.testing.assert_allclose(ten.sigma, 10 * one.sigma, rtol=1e-5)
+
+
+def test_the_floor_is_added_back(restorer: Restorer, rng: np.random.Generator) -> None:
+    """The same maps over a floor: the picture on that floor, its error the same."""
+    low = random_bank(rng, 64, 80)
+
+    one, raised = restorer.restore([low])[0], restorer.restore([replace(low, floor_adu=250.0)])[0]
+
+    np.testing.assert_allclose(raised.image - 250, one.image, atol=1e-4 * low.unit_adu)
+    np.testing.assert_array_equal(raised.sigma, one.sigma)
+
+
+def test_where_the_sky_lies_changes_nothing(rng: np.random.Generator) -> None:
+    """A constant light over all frames: the same maps, and a network gives its picture higher by that light.
+
+    Within a thousandth of the noise. A network that barely began, so that rounding is all there is between the two.
+    """
+    frames = rng.normal(0, 8, (3, 100, 120)).astype(np.float32)
+    frames[:, 50, 60] += 4000
+    noise_adu, psfs = np.full(3, 8.0), (Psf(2.6), Psf(3.0), Psf(3.4))
+    keras.utils.set_random_seed(3)
+    untrained = Restorer(card(), weights_of(build(PRESETS["small"])))
+
+    def restored(light_adu: float) -> tuple[Bank, Restored]:
+        lit = frames + np.float32(light_adu)
+        bank = fuse(lit, noise_adu, combine(lit, noise_adu, np.zeros(lit.shape, bool)), psfs, 2.0)
+        return bank, untrained.restore([bank])[0]
+
+    (dark_bank, dark), (lit_bank, lit) = restored(0.0), restored(128.0)
+
+    assert lit_bank.floor_adu - dark_bank.floor_adu == pytest.approx(128, abs=1e-3)
+    assert lit_bank.unit_adu == dark_bank.unit_adu
+    np.testing.assert_allclose(lit.image - dark.image, 128, atol=1e-3 * dark_bank.unit_adu)
+    np.testing.assert_allclose(lit.sigma, dark.sigma, rtol=1e-3)
 
 
 def test_bands_know_of_each_other(restorer: Restorer, rng: np.random.Generator) -> None:
