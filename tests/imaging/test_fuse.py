@@ -106,20 +106,23 @@ def test_maps_count_from_the_darkest_smooth_sky(rng: np.random.Generator) -> Non
     np.testing.assert_allclose(lit.score, bank.score, atol=1e-2)
 
 
-def test_frames_that_saw_nothing_in_common_have_a_floor(rng: np.random.Generator) -> None:
-    """Every cell of the grid with a hole in it: some level all the same, and finite maps."""
+def test_holes_everywhere_leave_the_measured_sky_as_floor(rng: np.random.Generator) -> None:
+    """No cell without an unseen pixel: maps count from zero, and all are finite."""
     frames = noise_frames(rng)
     frames[:, ::16, ::16] = np.nan
 
-    assert np.isfinite(bank_of(frames).floor_adu)
-    assert np.isfinite(bank_of(frames).wiener).all()
+    bank = bank_of(frames)
+
+    assert bank.floor_adu == 0
+    assert np.isfinite(bank.wiener).all()
 
 
 def test_the_score_is_in_sigma(rng: np.random.Generator) -> None:
-    """Pure noise scores with unit variance and no mean, star or no star elsewhere."""
+    """Pure noise scores with unit variance and no mean but the sky's own height over the floor."""
     bank = bank_of(noise_frames(rng, (300, 320)))
 
-    inner = bank.score[20:-20, 20:-20]
+    per_adu = np.sum(NOISE_ADU**-2) / np.sqrt(sum((p.stamp() ** 2).sum() / s**2 for p, s in zip(PSFS, NOISE_ADU)))
+    inner = bank.score[20:-20, 20:-20] + bank.floor_adu * per_adu
     assert inner.std() == pytest.approx(1, abs=0.05)
     assert inner.mean() == pytest.approx(0, abs=0.05)
     assert np.mean(inner**4) / inner.std() ** 4 == pytest.approx(3, abs=0.3)
