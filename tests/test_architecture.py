@@ -180,7 +180,9 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check"], ["models", "list"]], ids=" ".join)
 def test_light_commands_load_no_network(arguments: list[str], tmp_path: Path) -> None:
-    """`--help` and `check` answer at once: they load neither TensorFlow nor astropy."""
+    """`--help` and `check` answer at once and find nothing wrong with an inbox and the shipped model: they load neither
+    TensorFlow nor astropy."""
+    (tmp_path / "inbox").mkdir()
     source = (
         "import sys\n"
         f"sys.argv = ['stackd', *{arguments!r}]\n"

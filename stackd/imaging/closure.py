@@ -66,6 +66,7 @@ def close_fluxes(
     psf: Psf,
     x: NDArray[np.float64],
     y: NDArray[np.float64],
+    flux: NDArray[np.float64],
     snr: NDArray[np.float64],
     target_fwhm_px: float,
 ) -> Image:
@@ -73,12 +74,15 @@ def close_fluxes(
 
     What each star's place lacks or has too much of is added as a star of the target width: an unbiased flux costs a
     little noise and changes no other place. Measured by a fit of the stack's PSF, or in an aperture where a star is so
-    bright that errors of the PSF weigh more than noise.
+    bright that errors of the PSF weigh more than noise. What all stars lack alike tells of wrongly assumed wings, not
+    of the stars, and is left as it is.
     """
     difference = np.nan_to_num(stack) - seen_again
     by_fit = star_fluxes(difference, psf, x, y) / psf.share_within(psf.light_radius_px)
     by_aperture = _sums(difference, x, y) / psf.share_within(APERTURE_PX)
     lacking = np.where(snr > APERTURE_SNR, by_aperture, by_fit)
+    if len(lacking):
+        lacking -= flux * np.nanmedian(lacking / flux)
     shape = image.shape
     stars = splat(shape, x, y, np.nan_to_num(lacking))
     return image + blur(stars, target_otf(shape, target_fwhm_px) / splat_otf(shape))

@@ -33,7 +33,8 @@ from stackd.records import Image
 
 ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
-NETWORK_MARGIN = 5.0  # the network itself may be off by so many times the tolerance
+NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
+COMMON_MARGIN = 3.0  # what all stars have in common may be the wings' fault: it may be so many times the tolerance
 AnyRestorer = Restorer | ClassicRestorer
 CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
 
@@ -136,7 +137,8 @@ def _close(
         flux, snr = stars_in_stack(stack.mean, float(np.nanmin(stack.noise)), psf, x, y)
         bright, brightest = snr > CLOSING_SNR, snr > CHECKING_SNR
         again = reblurred(image, aligned.psfs, weights, target_fwhm_px)
-        closed.append(close_fluxes(image, stack.mean, again, psf, x[bright], y[bright], snr[bright], target_fwhm_px))
+        places = x[bright], y[bright], flux[bright], snr[bright]
+        closed.append(close_fluxes(image, stack.mean, again, psf, *places, target_fwhm_px))
         before.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
         again = reblurred(closed[-1], aligned.psfs, weights, target_fwhm_px)
         after.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
@@ -145,7 +147,7 @@ def _close(
 
 def _worst(checks: list[FluxCheck | None]) -> FluxCheck | None:
     known = [c for c in checks if c is not None]
-    return max(known, key=_off_mag, default=None)
+    return max(known, key=lambda check: max(abs(check.change_mag), check.scatter_mag), default=None)
 
 
 def _allowed_strength(
@@ -157,19 +159,17 @@ def _allowed_strength(
     gets fluxes grossly wrong did not understand the picture around the stars either.
     """
     wanted, tolerance = settings["strength"], settings["flux_tolerance"]
-    off = max(_off_mag(left), _off_mag(by_network) / NETWORK_MARGIN)
+    if by_network is None or left is None:
+        return wanted, []
+    off = max(left.scatter_mag, abs(left.change_mag) / COMMON_MARGIN, by_network.scatter_mag / NETWORK_MARGIN)
     if off <= tolerance:
         return wanted, []
     strength = wanted * tolerance / off
     return strength, [
-        f"the network left star fluxes off by {_off_mag(by_network):.3f} mag, {_off_mag(left):.3f} mag once they were "
-        f"set right (flux_tolerance {tolerance}): its share is brought down to {strength:.2f}, the rest is the plain "
-        "stack"
+        f"star fluxes differ from the plain stack's by {left.change_mag:.3f} mag in common and {left.scatter_mag:.3f} "
+        f"mag among each other (by the network alone {by_network.scatter_mag:.3f}), too much for flux_tolerance "
+        f"{tolerance}: the network's share is brought down to {strength:.2f}, the rest is the plain stack"
     ]
-
-
-def _off_mag(check: FluxCheck | None) -> float:
-    return max(abs(check.change_mag), check.scatter_mag) if check else 0.0
 
 
 def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:

@@ -176,7 +176,8 @@ def test_without_star_shapes_the_maps_are_the_plain_stack(rng: np.random.Generat
 
     for plane in (*bank.wiener, bank.score):
         np.testing.assert_array_equal(plane, bank.plain)
-    assert bank.plain * bank.unit_adu + bank.floor_adu == pytest.approx(np.average(frames, axis=0, weights=NOISE_ADU**-2.0), abs=1e-3)
+    mean = np.average(frames, axis=0, weights=NOISE_ADU**-2.0)
+    assert bank.plain * bank.unit_adu + bank.floor_adu == pytest.approx(mean, abs=1e-3)
     assert bank.conditions[:3].tolist() == [0, 0, 1]
 
 

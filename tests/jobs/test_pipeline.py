@@ -185,12 +185,15 @@ def test_fluxes_that_hold_are_let_pass(light_paths: tuple[str, ...], run: Run) -
     assert not any("flux" in line for line in content["warnings"])
 
 
-def test_lost_light_of_stars_is_given_back(light_paths: tuple[str, ...], run: Run) -> None:
-    """A network that takes a fifth of all light: its 0.24 mag are told, the result's stars are right all the same."""
-    content, _ = run(light_paths, Wrong(dimmed))
+def test_lost_light_is_told(light_paths: tuple[str, ...], run: Run) -> None:
+    """A network that takes a fifth of all light, stars and nebula alike: its 0.24 mag are told, and they hold it back."""
+    content, _ = run(light_paths, Wrong(dimmed), flux_tolerance=0.05)
 
-    assert content["figures"]["network_flux_change_mag"] == pytest.approx(0.24, abs=0.03)
-    assert abs(content["figures"]["flux_change_mag"]) < 0.03
+    figures = content["figures"]
+    assert figures["network_flux_change_mag"] == pytest.approx(0.24, abs=0.03)
+    assert figures["flux_change_mag"] == pytest.approx(0.24, abs=0.04)
+    assert figures["flux_scatter_mag"] < 0.02
+    assert figures["strength"] == pytest.approx(0.15 / figures["flux_change_mag"], abs=0.001)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -198,14 +201,14 @@ def test_lost_light_of_stars_is_given_back(light_paths: tuple[str, ...], run: Ru
 def test_a_network_that_breaks_fluxes_is_held_back(
     light_paths: tuple[str, ...], run: Run, wrong: Callable[[np.ndarray], np.ndarray], strength: float
 ) -> None:
-    """Half of all light gone, or every star in a wrong place: although the stars were set right, the network's own
-    change counts at a fifth, and its share falls to what is tolerated of that."""
+    """Half of all light gone, or every star in a wrong place: its share falls to what is tolerated of the worst of what
+    stars lack among each other, in common (a third counts) and lacked before they were set right (a fifth)."""
     content, folder = run(light_paths, Wrong(wrong), strength=strength, flux_tolerance=0.02)
     _, trusted = run(light_paths, Wrong(wrong), flux_tolerance=1.0)
 
     figures = content["figures"]
-    assert max(abs(figures["flux_change_mag"]), figures["flux_scatter_mag"]) < 0.03
-    share = 0.02 * 5 / max(abs(figures["network_flux_change_mag"]), figures["network_flux_scatter_mag"])
+    common, network = abs(figures["flux_change_mag"]) / 3, figures["network_flux_scatter_mag"] / 5
+    share = 0.02 / max(figures["flux_scatter_mag"], common, network)
     assert share < 0.6
     assert figures["strength"] == pytest.approx(strength * share, abs=0.001)
     assert any("flux_tolerance" in line for line in content["warnings"])
@@ -215,20 +218,23 @@ def test_a_network_that_breaks_fluxes_is_held_back(
 
 
 @pytest.mark.parametrize(
-    ("by_network", "left", "share"),
-    [(0.0, 0.0, 1), (0.24, 0.049, 1), (0.0, 0.1, 0.5), (-0.1, -0.1, 0.5), (0.5, 0.0, 0.5), (0.5, 0.2, 0.25)],
-)
-def test_the_worse_of_two_changes_decides(by_network: float, left: float, share: float) -> None:
-    """What is left counts in full, the network's own change at a fifth; change and scatter, brighter and fainter alike;
-    the wanted strength is brought down, never up."""
+    ("by_network", "common", "scatter", "share"),
+    [
+        (0.0, 0.0, 0.0, 1), (0.24, 0.14, 0.049, 1), (0.0, 0.0, 0.1, 0.5), (0.0, 0.3, 0.0, 0.5), (0.0, -0.3, 0.0, 0.5),
+        (0.5, 0.0, 0.0, 0.5), (0.5, 0.3, 0.2, 0.25),
+    ],
+)  # fmt: skip
+def test_the_worst_change_decides(by_network: float, common: float, scatter: float, share: float) -> None:
+    """What is left among stars counts in full, what they have in common at a third, what the network itself did among
+    them at a fifth; the wanted strength is brought down, never up."""
     settings = {"strength": 0.8, "flux_tolerance": 0.05}
-    for checks in (
-        (FluxCheck(by_network, 0.0, 9), FluxCheck(left, 0.0, 9)),
-        (FluxCheck(0.0, abs(by_network), 9), FluxCheck(0.0, abs(left), 9)),
-    ):
-        strength, warnings = restore._allowed_strength(settings, *checks)
-        assert strength == pytest.approx(0.8 * share)
-        assert bool(warnings) == (share < 1)
+
+    strength, warnings = restore._allowed_strength(
+        settings, FluxCheck(0.0, by_network, 9), FluxCheck(common, scatter, 9)
+    )
+
+    assert strength == pytest.approx(0.8 * share)
+    assert bool(warnings) == (share < 1)
     assert restore._allowed_strength(settings, None, None) == (0.8, [])
 
 
@@ -239,7 +245,8 @@ def test_wider_stars_are_to_be_had(light_paths: tuple[str, ...], run: Run) -> No
 
     assert (sharp["psf_fwhm_px"], soft["psf_fwhm_px"]) == (2.0, 3.5)
     widths = [content["figures"]["star_fwhm_px"]["restored"] for content in (sharp, soft)]
-    assert widths[1] ** 2 - widths[0] ** 2 == pytest.approx(3.5**2 - 2.0**2, rel=0.15)
+    assert widths[0] < 2.6
+    assert widths[1] == pytest.approx(3.5, rel=0.1)
     assert image(wide, "restored").sum() == pytest.approx(image(folder, "restored").sum(), rel=0.01)
     assert not any("target_fwhm_px" in line for line in soft["warnings"])
 
@@ -427,11 +434,11 @@ def test_what_is_shipped_can_be_trusted(name: str, tmp_path: Path) -> None:
     assert load_restorer(str(version.path)).card["sha256"] == version.sha256
 
 
-@pytest.mark.slow
-def test_the_shipped_network_beats_the_plain_stack(tmp_path: Path, run: Run) -> None:
-    """On a sky and a night it never saw: at least 4 dB nearer to the truth (asinh), star fluxes within 0.05 mag."""
-    sky = unseen_sky()
-    night = replace(NIGHT, frames=8)
+@pytest.mark.parametrize("seed", [5, 424242])
+def test_the_shipped_network_beats_the_plain_stack(seed: int, tmp_path: Path, run: Run) -> None:
+    """Skies it never saw, in usual seeing: at least 4 dB nearer to the truth (asinh), star fluxes within 0.05 mag."""
+    sky = unseen_sky(seed)
+    night = replace(NIGHT, frames=8, fwhm_px=(2.8, 4.4))
     exposures = expose(sky, night, np.random.default_rng(20190308))
     restorer = load_restorer(str(models.resolve(tmp_path, "default").path))
 
@@ -448,14 +455,14 @@ def test_the_shipped_network_beats_the_plain_stack(tmp_path: Path, run: Run) -> 
     )
     assert restored > plain + 4
     figures = content["figures"]
-    assert figures["flux_stars"] >= 10
+    assert figures["flux_stars"] >= 5
     assert max(abs(figures["flux_change_mag"]), figures["flux_scatter_mag"]) < 0.05
     assert figures["strength"] > 0.9
 
 
-def unseen_sky() -> Sky:
+def unseen_sky(seed: int) -> Sky:
     """Stars and a nebula (1, 256, 264)."""
-    rng = np.random.default_rng(424242)
+    rng = np.random.default_rng(seed)
     shape = (256, 264)
     stars = skies.star_catalogue(shape, 1, rng, 2000, (300, 2e5))
     return Sky(skies.procedural(shape, 1, rng, 400.0).astype(np.float32), *stars)
