@@ -63,6 +63,7 @@ def run(config: Config = None) -> None:
 def once(config: Config = None, as_json: AsJson = False) -> None:
     """Restore everything that is complete now, then exit; 1 if something could not be restored."""
     from stackd.daemon import Daemon, make_folders
+    from stackd.status import in_words
 
     settings = _settings(config)
     make_folders(settings)
@@ -71,8 +72,9 @@ def once(config: Config = None, as_json: AsJson = False) -> None:
 
     def hear(outcome: Any) -> None:
         outcomes.append(outcome)
-        where_or_why = outcome.folder or outcome.reason
-        print(json.dumps(asdict(outcome)) if as_json else f"{outcome.set_name}: {outcome.verdict}: {where_or_why}")
+        name, verdict = outcome.set_name, outcome.verdict
+        where_or_why = outcome.folder or in_words(name, outcome.reason, outcome.file, outcome.remedy)
+        print(json.dumps(asdict(outcome)) if as_json else f"{name}: {verdict}: {where_or_why}")
 
     with _progress_bar() as on_progress:
         daemon = Daemon(settings, hear=hear, on_progress=on_progress)
@@ -87,7 +89,9 @@ def once(config: Config = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def restore(
-    paths: Annotated[list[Path], typer.Argument(help="Frames, or a folder of them.", show_default=False)],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Frames, or a folder of them.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the result; must be missing or empty.")],
     model: Annotated[str | None, typer.Option("--model", help="NAME or NAME@VERSION; default: restore.model.")] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="The frames already lie on each other.")] = False,
@@ -137,11 +141,12 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def retry(
-    sets: Annotated[list[str], typer.Argument(metavar="SET...", help="Names in quarantine.", show_default=False)],
+    sets: Annotated[list[str], typer.Argument(metavar="SET", help="Names in quarantine.", show_default=False)],
     config: Config = None,
 ) -> None:
     """Put quarantined sets back to work."""
     from stackd.disk.ledger import Ledger
+    from stackd.disk.outbox import reports
     from stackd.jobs.delivery import try_again
 
     settings = _settings(config)
@@ -152,8 +157,14 @@ def retry(
         unknown = try_again(settings, ledger, sets, time.time())
     finally:
         ledger.close()
+    remedies = {one["set"]: one["remedy"] for one in reports(settings.folders.quarantine)}
     for name in sets:
-        print(f"{name}: {'is not in quarantine after work' if name in unknown else 'back to work'}")
+        if name not in unknown:
+            print(f"{name}: back to work")
+        elif name in remedies:
+            print(f"{name}: was not begun, so there is nothing to repeat; {remedies[name]}, and it starts by itself")
+        else:
+            print(f"{name}: is not in quarantine; `stackd status` names the sets that are")
     if unknown:
         raise typer.Exit(1)
 

@@ -32,10 +32,18 @@ def snapshot(turn: Turn, step: str, watch: str) -> dict[str, Any]:
             {"set": one.set_name, "reason": one.reason, "file": one.file, "remedy": one.remedy}
             for one in turn.assembly.spoiled
         ],
-        "ignored": [f"{one.path}: {one.reason}" for one in (*turn.listing.ignored, *turn.assembly.unused)],
+        "ignored": [
+            *(f"{one.path}: {one.reason}" for one in (*turn.listing.ignored, *turn.assembly.unused)),
+            *(f"{folder}: no capture lies in this folder" for folder in _folders_without_captures(turn)),
+        ],
         "trouble": turn.inbox_trouble or (turn.trouble.what if turn.trouble else ""),
         "watch": watch,
     }
+
+
+def _folders_without_captures(turn: Turn) -> tuple[str, ...]:
+    """Archived sets leave their folders empty: those are no news."""
+    return turn.listing.empty_folders if turn.settings.set.after == "keep" else ()
 
 
 def one_line(view: dict[str, Any]) -> str:
@@ -78,6 +86,8 @@ def gather(settings: Settings) -> dict[str, Any]:
         ]
         ledger.close()
     folder, model = usable_model(settings)
+    incomplete = {one["set"] for one in (*view["waiting"], *view["spoiled"])}
+    later = [one for one in later if one["set"] not in incomplete]  # its frames changed since
     view["complete"] = [name for name in view["complete"] if name not in {one["set"] for one in later}]
     return view | {
         "daemon": "running" if alive else "not running",
@@ -101,15 +111,27 @@ def as_text(view: dict[str, Any]) -> str:
         lines.append(f"running      {view['running']['set']}: {view['running']['step']}")
     lines += [f"complete     {name}" for name in view["complete"]]
     lines += [f"waiting      {one['set']}: {one['reason']}" for one in view["waiting"]]
-    lines += [f"tried again  {one['set']}: {one['reason']} (next at {one['next_try']})" for one in view["retry"]]
+    for one in view["retry"]:
+        why = f"{one['reason']} (next at {one['next_try']})" if one["next_try"] else "with the next scan"
+        lines.append(f"tried again  {one['set']}: {why}")
     for one in (*view["spoiled"], *view["quarantined"]):
-        what_to_do = f" ({one['remedy']})" if one["remedy"] else ""
-        lines.append(f"quarantined  {one['set']}: {one['reason']}{what_to_do}")
+        lines.append(f"quarantined  {one['set']}: {in_words(one['set'], one['reason'], one['file'], one['remedy'])}")
     lines += [f"ignored      {one}" for one in view["ignored"]]
-    repeats = f", {view['duplicates']} repeats" if view["duplicates"] else ""
-    lines.append(f"done         {view['done']} sets{repeats}")
+    repeats = f", {_counted(view['duplicates'], 'repeat')}" if view["duplicates"] else ""
+    lines.append(f"done         {_counted(view['done'], 'set')}{repeats}")
     lines.append("disk left    " + ", ".join(f"{name} {_words_mb(mb)}" for name, mb in view["free_mb"].items()))
-    return "\n".join(lines)
+    return "\n".join(line.replace("\n", "\n             ") for line in lines)
+
+
+def in_words(set_name: str, reason: str, file: str | None, remedy: str) -> str:
+    """What is wrong, what to do, and the file at fault where neither the reason nor the set's name says it."""
+    what_to_do = f" ({remedy})" if remedy else ""
+    where = f"; file: {file}" if file and file != set_name and file not in reason else ""
+    return f"{reason}{what_to_do}{where}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _free_mb(folder: Path) -> float | None:
@@ -126,4 +148,7 @@ def _words_mb(mb: float | None) -> str:
 
 
 def _time(unix_s: float) -> str:
+    """ISO 8601, "" for a time that was not set: the next scan."""
+    if not unix_s:
+        return ""
     return datetime.fromtimestamp(unix_s).astimezone().isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ from typing import Any
 from loguru import logger
 
 from stackd.disk import outbox
-from stackd.disk.inbox import Listing, scan
+from stackd.disk.inbox import Ignored, Listing, scan
 from stackd.disk.ledger import Ledger
 from stackd.errors import ModelError, OutputError
 from stackd.jobs.assembly import Assembler, Assembly, Problem, Rules
@@ -23,6 +23,7 @@ from stackd.settings import Settings
 
 PAUSE_S = 30.0  # after a disk refused: look again after so long
 QUICK_SCAN_S = 0.2  # at least so long between two scans while files settle
+MOST_NAMED = 5  # of what is left out in the inbox, in one line of the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class Turn:
         self.inbox_trouble = ""
         if listing.sightings != self.listing.sightings:
             self._changed_s = now_s
+        _name_ignored([one for one in listing.ignored if one not in self.listing.ignored])
         self.listing = listing
         self._assemble(now_s)
         if now_s - self._changed_s <= self._quick_until_s():
@@ -200,6 +202,14 @@ class Turn:
     def _claimable(self) -> bool:
         """Whether a complete set waits only for its turn (not for a later try or for a person)."""
         return self.claiming and self.trouble is None and any(map(self._delivery.is_due, self.assembly.complete))
+
+
+def _name_ignored(fresh: list[Ignored]) -> None:
+    """One line in the log, however much lies there."""
+    if fresh:
+        named = "; ".join(f"{one.path}: {one.reason}" for one in fresh[:MOST_NAMED])
+        more = f" (and {len(fresh) - MOST_NAMED} more, see `stackd status`)" if len(fresh) > MOST_NAMED else ""
+        logger.info("left out in the inbox: {}{}", named, more)
 
 
 def rules_of(settings: Settings) -> Rules:

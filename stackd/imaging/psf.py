@@ -186,8 +186,8 @@ def _sharp_ones(stamps) -> NDArray[np.intp]:
     peak = core[:, 4:7, 4:7].mean((1, 2))
     width = np.sqrt(np.maximum(core.sum((1, 2)), 0) / np.maximum(peak, 1e-9))
     narrow, usual = np.quantile(width, (SHARP_QUANTILE, 0.5))
-    limit = np.inf if usual < MOST_SPREAD * narrow else SHARP_WITHIN * narrow
-    return np.nonzero(width <= limit)[0]
+    chosen = np.nonzero(width <= SHARP_WITHIN * narrow)[0]
+    return np.arange(len(width)) if usual < MOST_SPREAD * narrow or len(chosen) < FEW_STARS else chosen
 
 
 def _half_light_guess(stamps, radius_px: int) -> float:

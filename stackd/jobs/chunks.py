@@ -199,7 +199,7 @@ def _spoiled_by_files(name: str, sightings: tuple[Sighting, ...], bad: list[tupl
     return Spoiled(
         name,
         sightings,
-        "\n".join(f"{path}: {problem.reason}" for path, problem in bad),
+        "\n".join(problem.reason if path == name else f"{path}: {problem.reason}" for path, problem in bad),
         file=bad[0][0],
         remedy="; ".join(remedies) or "replace or remove the file",
     )

@@ -186,7 +186,7 @@ def test_fluxes_that_hold_are_let_pass(light_paths: tuple[str, ...], run: Run) -
 
 
 def test_lost_light_is_told(light_paths: tuple[str, ...], run: Run) -> None:
-    """A network that takes a fifth of all light, stars and nebula alike: its 0.24 mag are told, and they hold it back."""
+    """A network that takes a fifth of all light, stars and nebula alike: the 0.24 mag are told and hold it back."""
     content, _ = run(light_paths, Wrong(dimmed), flux_tolerance=0.05)
 
     figures = content["figures"]
