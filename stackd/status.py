@@ -86,8 +86,8 @@ def gather(settings: Settings) -> dict[str, Any]:
         ]
         ledger.close()
     folder, model = usable_model(settings)
-    incomplete = {one["set"] for one in (*view["waiting"], *view["spoiled"])}
-    later = [one for one in later if one["set"] not in incomplete]  # its frames changed since
+    reopened = {one["set"] for one in (*view["waiting"], *view["spoiled"])}  # their frames changed since
+    later, away = ([one for one in left if one["set"] not in reopened] for left in (later, away))
     view["complete"] = [name for name in view["complete"] if name not in {one["set"] for one in later}]
     return view | {
         "daemon": "running" if alive else "not running",

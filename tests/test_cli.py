@@ -159,7 +159,7 @@ def test_status_knows_what_waits_runs_and_failed(call: Callable[..., Any], here:
     assert "6 of 8" in waiting["reason"]
     [away] = left["quarantined"]
     assert (away["set"], away["reason"], away["remedy"]) == ("bad", "the frames show nothing", "take others")
-    assert "bad: a.fits: the frames show nothing (take others)" in words
+    assert "bad: the frames show nothing (take others)" in words
     assert "6 of 8" in words
 
     assert call("retry", "bad", "good").exit_code == 1
