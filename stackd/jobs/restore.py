@@ -81,12 +81,13 @@ def restore(
     clean, too_sharp = _at_wanted_width(clean, restorer.target_fwhm_px, settings["target_fwhm_px"])
     warnings += too_sharp
     sigma = np.stack([b.sigma for b in bands])
-    unseen = np.isnan(plain)
-    return Picture(
-        np.where(unseen, np.nan, strength * clean + (1 - strength) * plain).astype(np.float32),
-        np.where(unseen, np.nan, strength * sigma + (1 - strength) * plain_sigma).astype(np.float32),
-        plain, strength, changed, fluxes, tuple(warnings),
-    )  # fmt: skip
+    restored, claimed = _mixed(clean, plain, strength), _mixed(sigma, plain_sigma, strength)
+    return Picture(restored, claimed, plain, strength, changed, fluxes, tuple(warnings))
+
+
+def _mixed(clean: Image, plain: Image, strength: float) -> Image:
+    """The two in the proportion of the strength; NaN where no frame saw the sky."""
+    return np.where(np.isnan(plain), np.nan, strength * clean + (1 - strength) * plain).astype(np.float32)
 
 
 def _sharpened(
@@ -107,9 +108,9 @@ def _sharpened(
         f"too few stars to measure their shape: the network is left out and the plain stack sharpened as if stars "
         f"were {ASSUMED_PSF.fwhm_px} px wide"
     )
-    restored = np.where(np.isnan(plain), np.nan, strength * sharp + (1 - strength) * plain).astype(np.float32)
-    sigma = plain_sigma * (strength * np.maximum(louder, 1) + 1 - strength)[:, None, None].astype(np.float32)
-    return Picture(restored, sigma.astype(np.float32), plain, 0.0, None, None, (warning,))
+    sigma = plain_sigma * np.maximum(louder, 1)[:, None, None]
+    restored, claimed = _mixed(sharp, plain, strength), _mixed(sigma, plain_sigma, strength)
+    return Picture(restored, claimed, plain, 0.0, None, None, (warning,))
 
 
 def _at_wanted_width(clean: Image, trained_px: float, wanted_px: float) -> tuple[Image, list[str]]:
