@@ -141,6 +141,14 @@ def soften(diffuse: Image, fwhm_px: float) -> Image:
     return np.array([np.maximum(blur(band, otf), 0) for band in diffuse], np.float32)
 
 
+def glow(shape: tuple[int, int], rng: np.random.Generator, peak: float) -> Image:
+    """Light (H, W) that grows evenly across the picture, from nothing in one corner or side to `peak`."""
+    y, x = np.linspace(0, 1, shape[0])[:, None], np.linspace(0, 1, shape[1])[None, :]
+    slope = rng.uniform(-1, 1, 2)
+    plane = slope[0] * y + slope[1] * x
+    return (peak * (plane - plane.min()) / max(np.ptp(plane), 1e-6)).astype(np.float32)
+
+
 def star_catalogue(
     shape: tuple[int, int], bands: int, rng: np.random.Generator, per_mpx: float, flux_range: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

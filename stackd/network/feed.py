@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stackd.imaging import camera, skies
 from stackd.imaging.debayer import debayer
 from stackd.imaging.fuse import fuse
-from stackd.imaging.psf import Psf
+from stackd.imaging.psf import DEFAULT_BETA, Psf
 from stackd.imaging.stack import combine, find_outliers
 from stackd.imaging.warp import Transform, apply_transform
 from stackd.network.channels import network_input
@@ -27,7 +27,7 @@ CANVAS_PX = 320
 SKY_PX = 256  # the canvas' middle; what lies outside is edge
 TARGET_FWHM_PX = 2.0
 # What the skies below cover; a set outside it meets a network that has never seen its like.
-TRAINED_RANGE = {"frames": [1, 32], "fwhm_px": [1.7, 6.0], "ellipticity": [0.0, 0.25]}
+TRAINED_RANGE = {"frames": [1, 32], "fwhm_px": [1.2, 6.0], "ellipticity": [0.0, 0.25]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,12 @@ def random_sky(rng: np.random.Generator, bands: int, pictures: Sequence[Image]) 
     else:
         diffuse = skies.procedural(shape, bands, rng, peak)
     kind = rng.random()
-    if kind < 0.35:
+    if kind < 0.4:
         diffuse = skies.soften(diffuse, rng.uniform(8, 60))
-    elif kind < 0.42:
+    elif kind < 0.47:
         diffuse = np.zeros_like(diffuse)
+    if rng.random() < 0.3:  # town light that all frames share
+        diffuse = diffuse + skies.glow(shape, rng, float(np.exp(rng.uniform(np.log(3), np.log(300)))))
     density = float(np.exp(rng.uniform(np.log(40), np.log(6000))))
     low = float(np.exp(rng.uniform(np.log(30), np.log(400))))
     stars = skies.star_catalogue(
@@ -72,7 +74,7 @@ def random_sky(rng: np.random.Generator, bands: int, pictures: Sequence[Image]) 
 
 def random_night(rng: np.random.Generator, bands: int) -> camera.Night:
     """Seeing, weather and camera of one set."""
-    best = float(np.exp(rng.uniform(np.log(1.7), np.log(4.2))))
+    best = float(np.exp(rng.uniform(np.log(1.2), np.log(4.2))))
     level = float(np.exp(rng.uniform(np.log(40), np.log(3000))))
     return camera.Night(
         frames=_frame_count(rng),
@@ -145,22 +147,27 @@ def _bands(night: camera.Night, exposures: list[camera.Exposure]) -> Iterator[li
 def _told_psfs(exposures: list[camera.Exposure], rng) -> tuple[Psf, ...] | None:
     """The PSFs as a fit gives them: a little wrong, all in one direction and each in its own; sometimes none.
 
-    Sometimes they are plainly too wide, knots of nebula taken for stars. Faint neighbours make wings look stronger:
-    hence the beta.
+    Sometimes they are plainly wrong, measured on a handful of stars among knots of nebula; their wings are then only
+    assumed. Faint neighbours make wings look stronger: hence the beta.
     """
     if rng.random() < 0.06:
         return None
-    common_width = rng.normal(0.08, 0.1) if rng.random() < 0.15 else rng.normal(-0.01, 0.025)
+    few_stars = rng.random() < 0.15
+    common_width = rng.normal(0.04, 0.08) if few_stars else rng.normal(-0.01, 0.025)
     common_beta = rng.normal(-0.3, 0.3)
     return tuple(
         replace(
             e.psf,
-            fwhm_px=e.psf.fwhm_px * float(np.exp(common_width + rng.normal(0, 0.02))),
-            beta=float(np.clip(e.psf.beta + common_beta + rng.normal(0, 0.3), 1.8, 8)),
+            fwhm_px=e.psf.fwhm_px * float(np.exp(common_width + rng.normal(0, 0.05 if few_stars else 0.02))),
+            beta=DEFAULT_BETA if few_stars else _beta_as_measured(e.psf.beta + common_beta, rng),
             ellipticity=float(np.clip(e.psf.ellipticity + rng.normal(0, 0.02), 0, 0.5)),
         )
         for e in exposures
     )
+
+
+def _beta_as_measured(beta: float, rng) -> float:
+    return float(np.clip(beta + rng.normal(0, 0.3), 1.8, 8))
 
 
 def _as_measured(matrix: NDArray[np.float64], rng) -> Transform:

@@ -103,3 +103,24 @@ def test_the_loss_has_a_gradient_everywhere(truth: np.ndarray) -> None:
         with tf.GradientTape() as tape:
             loss = losses.restoration_loss(tf.constant(scale * truth), restored, log_sigma)
         assert all(np.isfinite(g.numpy()).all() for g in tape.gradient(loss, [restored, log_sigma]))
+
+
+def test_a_doubtful_star_is_drawn_as_bright_as_it_is_likely() -> None:
+    """A star that is there in four skies of ten is worth a faint one: leaving it out altogether costs more."""
+    star = np.zeros((1, 32, 32), np.float32)
+    star[0, 15:18, 15:18] = 2.0
+    skies = np.concatenate([star] * 4 + [0 * star] * 6)
+    elsewhere = np.random.default_rng(5).normal(0, 0.3, star.shape).astype(np.float32)
+
+    def cost(share: float) -> float:
+        return value(losses.fidelity(skies, np.repeat(np.float32(share) * star + elsewhere, 10, axis=0)))
+
+    assert min(np.linspace(0, 1, 21), key=cost) >= 0.2
+
+
+def test_similarity_is_one_for_equals_and_less_for_lost_structure() -> None:
+    """Structure that is smoothed away is missed even where the mean is right."""
+    texture = np.random.default_rng(6).normal(0, 1, (1, 40, 40)).astype(np.float32)
+
+    assert np.allclose(np.asarray(losses.similarity(texture, texture)), 1, atol=1e-4)
+    assert np.asarray(losses.similarity(texture, 0 * texture)).mean() < 0.2
