@@ -18,8 +18,10 @@ DEFAULT_BETA = 3.0  # of long exposures through the atmosphere (Trujillo et al. 
 LEAST_STARS = 3
 LIGHT_RADIUS_PX, LIGHT_RADIUS_FWHM = 9.0, 2.5
 REACH_FWHM = 2.0  # pixels farther from the centre tell less of the wings than of the neighbours
-SHARP_QUANTILE, SHARP_WITHIN, MOST_SPREAD = 0.05, 1.15, 1.25  # relative widths: see _sharp_ones
 FEW_STARS = 6  # fewer cannot tell the wings from the core: beta is then not fitted
+USUAL_BETA, BETA_SPREAD = 3.3, 0.3  # what is known before looking, and how firmly: stars among nebula tell little more
+LEAST_BETA = 2.0
+CLEAR_PEAK_SIGMA = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +116,28 @@ def fit_psf(
     radius_px: int = 9,
     most_stars: int = 40,
 ) -> Psf | None:
-    """The one Moffat shape that fits the bright lonely stars of a sky-subtracted image (H, W).
+    """The one Moffat shape that fits the bright lonely stars of a sky-subtracted image (H, W), each on a tilted ground.
 
-    x, y, flux are positions (px) and fluxes of its stars. Stars whose peak reaches `peak_below_adu`
-    (saturation) or that touch unseen pixels are passed over. None where fewer than three are left
-    or the fit runs to a bound, which means that they were no stars.
+    x, y, flux are positions (px) and fluxes of its stars, true points all: points.py tells them from knots.
+    Stars whose peak reaches `peak_below_adu` (saturation) or that touch unseen pixels are passed over. None where
+    fewer than three are left or the fit runs to a bound, which means that they were no stars.
     """
-    stamps, offsets = _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, 3 * most_stars)
-    if len(stamps) < LEAST_STARS:
-        return None
-    sharp = _sharp_ones(stamps)[:most_stars]
-    stamps, offsets = stamps[sharp], offsets[sharp]
+    stamps, offsets = _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, most_stars)
     if len(stamps) < LEAST_STARS:
         return None
     guess_px = _half_light_guess(stamps, radius_px)
     cut = max(0, radius_px - max(5, round(REACH_FWHM * guess_px)))
     stamps = stamps[:, cut : stamps.shape[1] - cut, cut : stamps.shape[2] - cut]
     free_beta = len(stamps) >= FEW_STARS
-    low = [1.0, -0.5, -0.5] + [1.8] * free_beta
+    low = [1.0, -0.5, -0.5] + [LEAST_BETA] * free_beta
     high = [2.0 * radius_px, 0.5, 0.5] + [10.0] * free_beta
     start = [guess_px, 0.01, 0.01] + [DEFAULT_BETA] * free_beta
 
+    ground = _tilted_ground(stamps.shape[1])
+
     def misfit(terms: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _residuals(_shape(terms), stamps, offsets, noise_adu)
+        residuals = _residuals(_shape(terms), stamps, offsets, noise_adu, ground)
+        return np.append(residuals, (terms[3:] - USUAL_BETA) / BETA_SPREAD)
 
     # the soft loss keeps faint neighbours from passing for wings
     found = least_squares(misfit, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=40)
@@ -168,26 +169,10 @@ def _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, most
             continue
         stamp = image[row - radius_px : row + radius_px + 1, column - radius_px : column + radius_px + 1]
         middle = stamp[radius_px - 2 : radius_px + 3, radius_px - 2 : radius_px + 3]
-        if np.isfinite(stamp).all() and 15 * noise_adu < middle.max() < peak_below_adu:
+        if np.isfinite(stamp).all() and CLEAR_PEAK_SIGMA * noise_adu < middle.max() < peak_below_adu:
             stamps.append(stamp.astype(np.float64))
             offsets.append((x[i] - column, y[i] - row))
     return np.array(stamps), np.array(offsets)
-
-
-def _sharp_ones(stamps) -> NDArray[np.intp]:
-    """Indices of the stamps that are as narrow as stars: light over peak, a width that noise hardly moves.
-
-    Where all are about as wide, all are stars. Where widths scatter, knots of nebula and galaxies are among them,
-    and only what is near the narrowest is taken.
-    """
-    level = np.median(np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], 1), 1)
-    middle = stamps.shape[1] // 2
-    core = stamps[:, middle - 5 : middle + 6, middle - 5 : middle + 6] - level[:, None, None]
-    peak = core[:, 4:7, 4:7].mean((1, 2))
-    width = np.sqrt(np.maximum(core.sum((1, 2)), 0) / np.maximum(peak, 1e-9))
-    narrow, usual = np.quantile(width, (SHARP_QUANTILE, 0.5))
-    chosen = np.nonzero(width <= SHARP_WITHIN * narrow)[0]
-    return np.arange(len(width)) if usual < MOST_SPREAD * narrow or len(chosen) < FEW_STARS else chosen
 
 
 def _half_light_guess(stamps, radius_px: int) -> float:
@@ -196,13 +181,20 @@ def _half_light_guess(stamps, radius_px: int) -> float:
     return float(np.clip(2 * np.sqrt((mean > 0.5).sum() / np.pi), 1.2, 1.8 * radius_px))
 
 
-def _residuals(psf: Psf, stamps, offsets, noise_adu: float) -> NDArray[np.float64]:
-    """(stamp - best flux and level of the model) in sigma, for all stars; flux and level are solved in closed form."""
+def _tilted_ground(size: int) -> NDArray[np.float64]:
+    """An orthonormal basis (size * size, 3) of level and tilt over a stamp."""
+    steps = np.linspace(-1, 1, size)
+    x, y = np.meshgrid(steps, steps)
+    return np.linalg.qr(np.stack([np.ones(size * size), x.ravel(), y.ravel()], 1))[0]
+
+
+def _residuals(psf: Psf, stamps, offsets, noise_adu: float, ground: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(stamp - best flux and ground of the model) in sigma, all stars; flux and ground are solved in closed form."""
     model = psf.at(offsets[:, 0], offsets[:, 1], stamps.shape[1] // 2).reshape(len(stamps), -1)
     data = stamps.reshape(len(stamps), -1)
-    centred = model - model.mean(1, keepdims=True)
-    scale = (centred * data).sum(1) / (centred**2).sum(1)
-    residual = data - data.mean(1, keepdims=True) - scale[:, None] * centred
+    data, shape = (part - (part @ ground) @ ground.T for part in (data, model))
+    scale = (shape * data).sum(1) / (shape**2).sum(1)
+    residual = data - scale[:, None] * shape
     # a bright star's shape is known only to about 2 % of its peak: without that floor one star would decide
     floor = 0.02 * np.maximum(scale, 0) * model.max(1)
     return (residual / np.hypot(noise_adu, floor)[:, None]).ravel()

@@ -5,6 +5,7 @@ Only gathers and measures; decides nothing.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,19 @@ from stackd.network.restorer import Restorer
 from stackd.records import Frame, Image, Job
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A frame that shows nothing and was not worked with."""
+
+    path: str  # absolute
+    sha256: str
+    reason: str
+
+
 def account_for(
     job: Job,
     frames: Sequence[Frame],
+    left_out: Sequence[LeftOut],
     aligned: Aligned,
     stacks: list[Stack],
     picture: Picture,
@@ -32,18 +43,20 @@ def account_for(
 ) -> Product:
     """The product that the writer makes a result of; the two times are ISO 8601, UTC."""
     reference = frames[aligned.reference]
-    figures = _figures(aligned, stacks, picture)
+    figures = _figures(aligned, stacks, picture) | {"frames": len(job.paths)}
+    rows = {frame.path: _row(frame, aligned, stacks, k) for k, frame in enumerate(frames)}
+    rows |= {one.path: {"sha256": one.sha256, "used": False, "reason": one.reason} for one in left_out}
     return Product(
         set_name=job.set_name,
         restored=_squeezed(picture.restored), stack=_squeezed(picture.stack), sigma=_squeezed(picture.sigma),
         single=_squeezed(aligned.single),
         reference_name=Path(reference.path).name, reference_cards=reference.cards,
         bottom_up=reference.facts.bottom_up, picture_input=not reference.cards,
-        frames=[_row(f, aligned, stacks, k) for k, f in enumerate(frames)],
+        frames=[{"file": Path(path).name} | rows[str(Path(path).absolute())] for path in job.paths],
         figures=figures,
         model=_model(restorer),
         psf_fwhm_px=_star_width_px(aligned, figures, restorer, job.restore["target_fwhm_px"]),
-        history=_history(aligned, picture, restorer),
+        history=_history(len(job.paths), aligned, picture, restorer),
         warnings=list(picture.warnings),
         config_sha256=job.config_sha256,
         started_at=started_and_finished_at[0], finished_at=started_and_finished_at[1],
@@ -62,7 +75,7 @@ def _row(frame: Frame, aligned: Aligned, stacks: list[Stack], k: int) -> dict[st
     used = k in aligned.used
     matrix = row.transform.matrix if row.transform else None
     return {
-        "file": Path(frame.path).name, "sha256": frame.sha256, "used": used, "reason": row.reason,
+        "sha256": frame.sha256, "used": used, "reason": row.reason,
         "taken_at": facts.taken_at, "exposure_s": facts.exposure_s,
         "stars": row.stars, "fwhm_px": _number(row.fwhm_px), "ellipticity": _number(row.ellipticity),
         "sky_adu": _number(row.sky_adu), "noise_adu": _number(row.noise_adu), "transparency": _number(row.light),
@@ -87,7 +100,7 @@ def _figures(aligned: Aligned, stacks: list[Stack], picture: Picture) -> dict[st
     widths = [p.fwhm_px for p in aligned.psfs] if aligned.psfs else []
     weights = aligned.noise_adu.mean(0) ** -2.0
     return {
-        "frames": len(aligned.frames), "frames_used": len(aligned.used), "stars": len(aligned.stars),
+        "frames_used": len(aligned.used), "stars": len(aligned.stars),
         "hot_pixels": aligned.hot_pixels,
         "star_fwhm_px": {name: _measured_width_px(view, aligned) for name, view in views.items()},
         "pixel_noise_adu": {name: _number(pixel_noise(view.mean(0))) for name, view in views.items()},
@@ -103,9 +116,9 @@ def _figures(aligned: Aligned, stacks: list[Stack], picture: Picture) -> dict[st
 
 def _measured_width_px(view: Image, aligned: Aligned) -> float | None:
     """FWHM of the stars in a picture (bands, H, W) as a fit finds it; None where there are too few."""
-    image, stars = view.mean(0), aligned.stars
+    image, points = view.mean(0), aligned.points
     noise = max(pixel_noise(image), 1e-6)
-    psf = fit_psf(image, stars.x, stars.y, stars.flux, noise, peak_below_adu=0.8 * aligned.saturation_adu)
+    psf = fit_psf(image, points.x, points.y, points.flux, noise, peak_below_adu=0.8 * aligned.saturation_adu)
     return _number(psf.fwhm_px) if psf else None
 
 
@@ -123,10 +136,10 @@ def _model(restorer: AnyRestorer | None) -> dict[str, Any] | None:
     return {key: restorer.card[key] for key in ("name", "version", "sha256")} if restorer else None
 
 
-def _history(aligned: Aligned, picture: Picture, restorer: AnyRestorer | None) -> list[str]:
+def _history(frames: int, aligned: Aligned, picture: Picture, restorer: AnyRestorer | None) -> list[str]:
     lines = [
         f"hot pixels mended: {aligned.hot_pixels}",
-        f"registered {len(aligned.used)} of {len(aligned.frames)} frames onto REFFRAME",
+        f"registered {len(aligned.used)} of {frames} frames onto REFFRAME",
         "outliers rejected, inverse-variance weighted mean: the plain stack",
     ]
     if restorer and not picture.strength:

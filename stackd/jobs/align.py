@@ -16,6 +16,7 @@ from stackd.imaging.cosmetic import find_hot_pixels, repair
 from stackd.imaging.debayer import debayer
 from stackd.imaging.level import light_ratio, tilt_between
 from stackd.imaging.photometry import relative_light, star_fluxes
+from stackd.imaging.points import Points, find_points
 from stackd.imaging.psf import Psf, fit_psf
 from stackd.imaging.quality import measure_sky, pixel_noise
 from stackd.imaging.register import Registration, register_set
@@ -24,6 +25,7 @@ from stackd.imaging.warp import Transform, apply_transform, identity
 from stackd.records import Frame, Image
 
 QUANTUM_ADU = 0.29  # sigma of rounding to whole ADU: no frame is less noisy than that
+BRIGHT = 200  # stars enough for a mean
 LEAST_LIGHT = 0.05  # of the reference's; a frame with less adds nothing but its sky
 
 
@@ -56,6 +58,7 @@ class Aligned:
     noise_adu: NDArray[np.float64]
     psfs: tuple[Psf, ...] | None
     stars: Stars  # of the reference
+    points: Points  # those sources that are as narrow as stars: what tells the star shape
     single: Image
     hot_pixels: int
     saturation_adu: float  # above the sky
@@ -89,7 +92,8 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     progress("measure", 0.4)
     stars = _seen_by_most(moved, registration.stars[registration.reference], lum_noise)
     widths = {k: registration.figures[k].fwhm_px for k in used}
-    psfs = _psfs(moved, stars, lum_noise, saturation, widths)
+    points = _points(moved, stars, lum_noise, saturation)
+    psfs = _psfs(moved, points, lum_noise, saturation, widths)
     light = _light(moved, registration.reference, stars, psfs)
     dim = {
         k: f"only {share:.0%} of the reference's light came through"
@@ -119,7 +123,7 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
         tuple(np.stack([moved[k][band] for k in used]) for band in range(len(planes[0]))),
         (noise[used] / scale).T,
         tuple(psfs[k] for k in used) if psfs else None,
-        stars, planes[registration.reference], hot_pixels, saturation,
+        stars, points, planes[registration.reference], hot_pixels, saturation,
     )  # fmt: skip
 
 
@@ -167,8 +171,20 @@ def _seen_by_most(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
     return stars.take(bright > 0.6 * seen)
 
 
+def _points(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float) -> Points:
+    """The true stars of the set, told from knots of nebula on the mean of its frames, where widths are surest."""
+    total, weights = np.float32(0), np.float32(0)
+    for k, image in moved.items():
+        plane = image.mean(0)
+        weight = np.isfinite(plane) * np.float32(noise_adu[k] ** -2.0)
+        total, weights = total + np.nan_to_num(plane) * weight, weights + weight
+    mean = np.where(weights > 0, total / np.maximum(weights, 1e-12), np.nan).astype(np.float32)
+    usual_px = float(np.median(stars.fwhm_px[:BRIGHT])) if len(stars) else 0.0
+    return find_points(mean, float(weights.max() ** -0.5), 0.8 * saturation, usual_px)
+
+
 def _psfs(
-    moved: dict[int, Image], stars: Stars, noise_adu, saturation: float, widths: dict[int, float]
+    moved: dict[int, Image], points: Points, noise_adu, saturation: float, widths: dict[int, float]
 ) -> dict[int, Psf] | None:
     """Each used frame's star shape on the reference's grid.
 
@@ -176,7 +192,7 @@ def _psfs(
     None where stars are too few in most frames: nobody knows the shape then.
     """
     found = {
-        k: fit_psf(image.mean(0), stars.x, stars.y, stars.flux, float(noise_adu[k]), peak_below_adu=0.8 * saturation)
+        k: fit_psf(image.mean(0), points.x, points.y, points.flux, float(noise_adu[k]), peak_below_adu=0.8 * saturation)
         for k, image in moved.items()
     }
     good = {k: p for k, p in found.items() if p is not None}
@@ -191,8 +207,7 @@ def _psfs(
 def _light(moved: dict[int, Image], reference: int, stars: Stars, psfs: dict[int, Psf] | None) -> dict[int, float]:
     """Each frame's light relative to the reference's: by its stars, else by whatever the picture shows."""
     guide = moved[reference].mean(0)
-    bright = slice(0, 200)
-    x, y = stars.x[bright], stars.y[bright]
+    x, y = stars.x[:BRIGHT], stars.y[:BRIGHT]
     fluxes = {k: star_fluxes(v.mean(0), psfs[k], x, y) for k, v in moved.items()} if psfs else {}
     light = {}
     for k, image in moved.items():

@@ -200,16 +200,16 @@ def test_saturated_stars_and_unseen_pixels_are_passed_over(rng: np.random.Genera
     assert found.fwhm_px == pytest.approx(3.0, rel=0.03)
 
 
-def test_knots_of_nebula_are_no_stars(rng: np.random.Generator) -> None:
-    """Half of the list is twice as wide: the sharp half decides."""
+def test_a_tilted_ground_is_no_wing(rng: np.random.Generator) -> None:
+    """Stars on a steep slope of nebula keep their width and their beta."""
     places, fluxes = grid_of_stars(rng)
-    wide = np.arange(len(fluxes)) % 2 == 1
-    image = draw(places[~wide], fluxes[~wide], Psf(2.8, 3.2)) + draw(places[wide], fluxes[wide], Psf(5.6, 3.2))
+    slope = 40.0 * np.mgrid[: SHAPE[0], : SHAPE[1]][1]
 
-    found = fitted(image, places, fluxes, rng)
+    found = fitted(draw(places, fluxes, Psf(2.8, 3.2)) + slope, places, fluxes, rng)
 
     assert found is not None
-    assert found.fwhm_px == pytest.approx(2.8, rel=0.05)
+    assert found.fwhm_px == pytest.approx(2.8, rel=0.03)
+    assert found.beta == pytest.approx(3.2, abs=0.35)
 
 
 def test_without_stars_there_is_no_shape(rng: np.random.Generator) -> None:

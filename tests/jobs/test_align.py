@@ -51,11 +51,11 @@ def test_frames_lie_where_they_do(night: list[Exposure], aligned: Aligned) -> No
 
 
 def test_what_is_measured_is_true(night: list[Exposure], aligned: Aligned) -> None:
-    """Star width to 8 %, light to 3 %; sky and noise are the sky's and, by a little, those of the glow over it."""
+    """Star width to 8 %, light to 5 %; sky and noise are the sky's and, by a little, those of the glow over it."""
     clear = night[aligned.reference].transparency
     for exposure, row in zip(night, aligned.frames):
         assert row.fwhm_px == pytest.approx(exposure.psf.fwhm_px, rel=0.08)
-        assert row.light == pytest.approx(exposure.transparency / clear, rel=0.03)
+        assert row.light == pytest.approx(exposure.transparency / clear, rel=0.05)
         assert 0.97 < row.noise_adu / np.sqrt(exposure.sky_adu + 5.0**2) < 1.2
         assert 0 < row.sky_adu - exposure.sky_adu - 300 < 30
     assert aligned.psfs is not None
