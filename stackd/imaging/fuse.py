@@ -84,9 +84,9 @@ def _darkest(mean: Image) -> float:
     down, across = (max(1, n // FLOOR_CELL_PX) for n in mean.shape)
     rows, columns = (min(FLOOR_CELL_PX, n) for n in mean.shape)
     cells = mean[: down * rows, : across * columns].reshape(down, rows, across, columns).transpose(0, 2, 1, 3)
-    medians = np.median(cells.reshape(down * across, -1), axis=1)
-    known = medians[np.isfinite(medians)]
-    return float(np.quantile(known, FLOOR_QUANTILE)) if known.size else 0.0
+    cells = cells.reshape(down * across, -1)
+    cells = cells[np.isfinite(cells).mean(1) > 0.5]
+    return float(np.quantile(np.nanmedian(cells, axis=1), FLOOR_QUANTILE)) if len(cells) else 0.0
 
 
 def _mean_width(psfs: tuple[Psf, ...], noise_adu: NDArray[np.float64]) -> float:

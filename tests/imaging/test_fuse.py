@@ -106,15 +106,24 @@ def test_maps_count_from_the_darkest_smooth_sky(rng: np.random.Generator) -> Non
     np.testing.assert_allclose(lit.score, bank.score, atol=1e-2)
 
 
-def test_holes_everywhere_leave_the_measured_sky_as_floor(rng: np.random.Generator) -> None:
-    """No cell without an unseen pixel: maps count from zero, and all are finite."""
-    frames = noise_frames(rng)
+def test_holes_do_not_move_the_floor(rng: np.random.Generator) -> None:
+    """Unseen pixels in every cell: maps count from the same sky as without them, and all are finite."""
+    frames = noise_frames(rng) + np.float32(300)
+    whole = bank_of(frames)
     frames[:, ::16, ::16] = np.nan
 
     bank = bank_of(frames)
 
-    assert bank.floor_adu == 0
+    assert bank.floor_adu == pytest.approx(whole.floor_adu, abs=1)
     assert np.isfinite(bank.wiener).all()
+
+
+def test_a_picture_hardly_seen_counts_from_its_measured_sky(rng: np.random.Generator) -> None:
+    """Two pixels of three unseen: no cell tells the darkest sky, maps count from zero."""
+    frames = noise_frames(rng)
+    frames[:, ::3] = frames[:, 1::3] = np.nan
+
+    assert bank_of(frames).floor_adu == 0
 
 
 def test_the_score_is_in_sigma(rng: np.random.Generator) -> None:
