@@ -4,7 +4,10 @@ PYTHON := $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(s
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test quick lint docs lock clean
+# The long proofs behind the promises; what each does is in its first lines, the last figures in docs/reliability.md.
+CAMPAIGNS := calls kills signals flood soak ready assembly hostile fuzz full_disk mounted swaps
+
+.PHONY: demo test quick lint docs lock clean experiment $(CAMPAIGNS)
 .DEFAULT_GOAL := test
 
 demo: $(READY)  ## a simulated night, restored; prints where the pictures are
@@ -18,6 +21,13 @@ quick: $(READY)  ## the tests that take seconds
 
 lint: $(READY)
 	$(BIN)/ruff check .
+
+$(CAMPAIGNS): $(READY)  ## e.g. make kills ARGS="--count 100"
+	$(BIN)/python -m tests.campaigns.$@ $(ARGS)
+
+experiment: $(READY)  ## the experiment of 2019, old network against new, in half an hour: make experiment PICTURES=folder
+	@test -n "$(PICTURES)" || { echo "name a folder of clean pictures: make experiment PICTURES=..."; exit 2; }
+	$(BIN)/python -m benchmarks.experiment --pictures "$(PICTURES)" --out experiment
 
 docs: $(READY)  ## rewrite config.toml and README's table from stackd/settings.py
 	$(BIN)/python docs/settings_pages.py

@@ -1,62 +1,22 @@
 """What a picture of a known sky is worth, in figures that a photographer and an astronomer ask for.
 
 Takes planes (bands, H, W) in the truth's unit (electrons; see stackd.imaging.truth.matched), NaN where nothing was
-seen. Star figures are taken on the mean of the bands.
+seen. Star figures are those of stackd.imaging.judge, taken on the mean of the bands.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import sep
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, maximum_filter
-from scipy.spatial import cKDTree
 from skimage.metrics import structural_similarity
 
-from stackd.imaging.psf import FWHM_PER_SIGMA, Psf
-from stackd.imaging.skies import Sky, blur, splat, splat_otf
+from stackd.imaging import judge
+from stackd.imaging.judge import Truth, flux_error
 from stackd.imaging.truth import psnr_db, shown_asinh, star_width_px
 
 Image = NDArray[np.float32]
-FALSE_PER_MPX = 10.0
-GROUND_PX = 20
-SAME_STAR_PX = 1.5
-HALO = Psf(4.5, 2.5)  # wider than any star of the nights: what lies outside it is empty sky
-STACK_STAR_FWHM_PX = 3.0
-WORTH_FINDING_SIGMA = 2.5  # of an ideal stack's error of a star's flux
-BRIGHT_SIGMA = 60.0
-LONELY_PX = 14.0
-FLUX_RADIUS_PX, FLUX_RING_PX = 6.0, (9.0, 13.0)
-CLAIM_RADIUS_PX, CLAIM_RING_PX, CLAIM_SIGMA = 3.0, (6.0, 10.0), 5.0
 SIGMA_BINS = (0.0, 1.3, 3.0, 10.0, np.inf)  # sigma over its median in the picture: sky, nebula, stars, bright stars
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """A sky on a picture's grid. `noise` (electrons) is that of one pixel of an ideal stack of the same frames."""
-
-    planes: Image  # (bands, H, W)
-    sky: Sky
-    noise: float
-    frame_noise: float  # of one average frame: the softening of the asinh scale
-    has_detail: bool  # the diffuse part has knots that may pass for stars, so peaks are not judged
-
-    @property
-    def flux(self) -> NDArray[np.float64]:
-        """Of the catalogue's stars, mean of the bands."""
-        return self.sky.flux.mean(0)
-
-    @property
-    def flux_error(self) -> float:
-        """1 sigma of a star's flux in an ideal stack, by the best weights (a Gaussian star's noise area)."""
-        return self.noise * float(np.sqrt(4 * np.pi)) * STACK_STAR_FWHM_PX / FWHM_PER_SIGMA
-
-    def empty(self) -> NDArray[np.bool_]:
-        """(H, W): no star's widest halo stands above half the ideal stack's noise; only there is a peak false."""
-        shape = self.planes.shape[1:]
-        stars = splat(shape, self.sky.x, self.sky.y, self.flux)
-        return blur(stars, HALO.otf(shape) / splat_otf(shape)) < 0.5 * self.noise
 
 
 def figures(image: Image, truth: Truth, seen: NDArray[np.bool_]) -> dict[str, float]:
@@ -84,84 +44,19 @@ def ssim(image: Image, truth: Truth, seen: NDArray[np.bool_]) -> float:
 
 
 def share_found(light: Image, truth: Truth, width_px: float | None) -> float:
-    """Share of the stars worth finding that stand above the height at which FALSE_PER_MPX false peaks do too."""
-    worth = (truth.flux > WORTH_FINDING_SIGMA * truth.flux_error) & _inside(light, truth.sky.x, truth.sky.y)
-    if worth.sum() < 20:
-        return np.nan
-    x, y, _ = peaks(light, width_px)
-    near = cKDTree(np.stack([truth.sky.x, truth.sky.y], 1))
-    empty = truth.empty() & np.isfinite(light)
-    allowed, false = FALSE_PER_MPX * empty.sum() / 1e6, 0
-    found = np.zeros(len(truth.flux), bool)
-    for column, row in zip(x, y):
-        stars = [k for k in near.query_ball_point((column, row), SAME_STAR_PX) if not found[k]]
-        if stars:
-            found[max(stars, key=lambda k: truth.flux[k])] = True
-        elif empty[row, column] and not near.query_ball_point((column, row), SAME_STAR_PX):
-            false += 1
-            if false > allowed:
-                break
-    return float(found[worth].mean())
+    """Share of the stars worth finding that are found, with the ground as SExtractor draws it."""
+    return judge.share_found(light, truth, width_px, _ground)
 
 
 def invented_per_mpx(light: Image, truth: Truth) -> float:
-    """Peaks on empty sky that claim the flux of a star of 5 sigma or more, by an ideal stack's error."""
-    x, y, _ = peaks(light, None)
-    empty = truth.empty() & np.isfinite(light)
-    claims = aperture_flux(light, x.astype(float), y.astype(float), CLAIM_RADIUS_PX, CLAIM_RING_PX)
-    return float((empty[y, x] & (claims > CLAIM_SIGMA * truth.flux_error)).sum() / (empty.sum() / 1e6))
+    """Peaks on empty sky that claim to be stars, with the ground as SExtractor draws it."""
+    return judge.invented_per_mpx(light, truth, _ground)
 
 
-def flux_error(light: Image, truth: Truth) -> tuple[float, float]:
-    """(median, robust scatter) in mag of bright lonely stars' aperture fluxes, measured against those of the truth.
-
-    Light outside of the aperture counts as lost: wide stars come out too faint.
-    """
-    flux = truth.flux
-    near = cKDTree(np.stack([truth.sky.x, truth.sky.y], 1))
-    bright = np.flatnonzero(flux > BRIGHT_SIGMA * truth.flux_error)
-    around = near.query_ball_point(np.stack([truth.sky.x, truth.sky.y], 1)[bright], LONELY_PX)
-    alone = np.array([k for k, stars in zip(bright, around) if flux[stars].sum() < 1.03 * flux[k]], int)
-    if len(alone) < 5:
-        return np.nan, np.nan
-    x, y = truth.sky.x[alone], truth.sky.y[alone]
-    got, wanted = (aperture_flux(v, x, y, FLUX_RADIUS_PX, FLUX_RING_PX) for v in (light, truth.planes.mean(0)))
-    good = (got > 0) & (wanted > 0)
-    if good.sum() < 5:
-        return np.nan, np.nan
-    error = -2.5 * np.log10(got[good] / wanted[good])
-    return float(np.median(error)), float(1.4826 * np.median(np.abs(error - np.median(error))))
-
-
-def peaks(light: Image, width_px: float | None) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """x, y and height of local maxima, highest first, above the ground around, through a filter as wide as the
-    picture's own stars."""
-    sigma_px = float(np.clip((width_px or 2.0) / FWHM_PER_SIGMA, 0.8, 2.5))
+def _ground(light: Image) -> Image:
     unseen = ~np.isfinite(light)
     plane = np.where(unseen, 0, light).astype(np.float32)
-    ground = sep.Background(plane, mask=unseen, bw=GROUND_PX, bh=GROUND_PX).back()
-    contrast = gaussian_filter(np.where(unseen, 0, plane - ground), sigma_px)
-    y, x = np.nonzero((contrast == maximum_filter(contrast, 5)) & (contrast > 0) & np.isfinite(light))
-    order = np.argsort(-contrast[y, x], kind="stable")
-    return x[order], y[order], contrast[y, x][order]
-
-
-def aperture_flux(
-    light: Image, x: NDArray[np.float64], y: NDArray[np.float64], radius_px: float, ring_px: tuple[float, float]
-) -> NDArray[np.float64]:
-    """Sums within a radius less the median of a ring; NaN where any pixel of it was not seen."""
-    reach = int(np.ceil(ring_px[1]))
-    padded = np.pad(light.astype(np.float64), reach, constant_values=np.nan)
-    steps = np.arange(-reach, reach + 1)
-    row, column = np.rint(y).astype(int), np.rint(x).astype(int)
-    inside = (row >= 0) & (row < light.shape[0]) & (column >= 0) & (column < light.shape[1])
-    fluxes = np.full(len(x), np.nan)
-    for k in np.flatnonzero(inside):
-        stamp = padded[row[k] : row[k] + 2 * reach + 1, column[k] : column[k] + 2 * reach + 1]
-        away = np.hypot(steps[:, None] - (y[k] - row[k]), steps - (x[k] - column[k]))
-        ring = stamp[(away >= ring_px[0]) & (away < ring_px[1])]
-        fluxes[k] = (stamp[away <= radius_px] - np.median(ring)).sum()
-    return fluxes
+    return sep.Background(plane, mask=unseen, bw=judge.GROUND_PX, bh=judge.GROUND_PX).back()
 
 
 def deviations(image: Image, sigma: Image, truth: Truth, seen: NDArray[np.bool_]) -> list[NDArray[np.float32]]:
@@ -170,10 +65,3 @@ def deviations(image: Image, sigma: Image, truth: Truth, seen: NDArray[np.bool_]
     deviation = np.abs(image - truth.planes) / sigma
     usable = seen & np.isfinite(deviation)
     return [deviation[usable & (relative >= low) & (relative < high)] for low, high in pairwise(SIGMA_BINS)]
-
-
-def _inside(light: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    row, column = np.rint(y).astype(int), np.rint(x).astype(int)
-    inside = (row >= 0) & (row < light.shape[0]) & (column >= 0) & (column < light.shape[1])
-    inside[inside] = np.isfinite(light[row[inside], column[inside]])
-    return inside

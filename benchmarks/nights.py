@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.metrics import Truth
 from stackd.disk.captures import write_capture
 from stackd.disk.gallery import read_picture
 from stackd.imaging import camera, skies
 from stackd.imaging.camera import Night
+from stackd.imaging.judge import Truth
 from stackd.imaging.truth import seen_from
 from stackd.records import FrameFacts
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.metrics import CLAIM_SIGMA, FALSE_PER_MPX, FLUX_RADIUS_PX, SIGMA_BINS, WORTH_FINDING_SIGMA
+from benchmarks.metrics import SIGMA_BINS
+from stackd.imaging.judge import CLAIM_SIGMA, FALSE_PER_MPX, FLUX_RADIUS_PX, WORTH_FINDING_SIGMA
 
 TABLES = {
     "psnr": ("PSNR, dB", ".1f", "on an asinh scale softened at one frame's noise; more is better"),

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from loguru import logger
 
 from stackd import logs
+from stackd.cli_models import models_app
 from stackd.errors import ConfigError, StackdError
 from stackd.settings import Settings, find_config, load
 
@@ -25,13 +27,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="The model store.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 train_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 Config = Annotated[Path | None, typer.Option("--config", help="Default: ./config.toml, else the packaged defaults.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 OnProgress = Callable[[str, str, float], None]
+TOLD_EVERY_S = 300.0  # a line of a training that nobody watches
 
 
 def main() -> None:
@@ -169,64 +171,6 @@ def retry(
         raise typer.Exit(1)
 
 
-@models_app.command("list")
-def models_list(config: Config = None, as_json: AsJson = False) -> None:
-    """List the versions of all models, shipped ones too."""
-    from stackd.disk import models
-
-    for one in models.list_versions(_settings(config).folders.models):
-        if as_json:
-            print(json.dumps(asdict(one) | {"path": str(one.path)}))
-        else:
-            marks = ", ".join(mark for mark in ("current", "shipped") if getattr(one, mark))
-            print(f"{one.name}@{one.version}  {one.sha256[:12]}  {marks}".rstrip())
-
-
-@models_app.command("promote")
-def models_promote(
-    version: Annotated[str, typer.Argument(metavar="NAME@VERSION", show_default=False)], config: Config = None
-) -> None:
-    """Make a version the current one, once it has been verified."""
-    from stackd.disk import models
-
-    chosen = models.promote(_settings(config).folders.models, version)
-    print(f"{chosen.name}@{chosen.version} is current")
-
-
-@models_app.command("rollback")
-def models_rollback(
-    name: Annotated[str, typer.Argument(metavar="NAME")] = "default", config: Config = None
-) -> None:
-    """Go back to the version that was current before."""
-    from stackd.disk import models
-
-    chosen = models.rollback(_settings(config).folders.models, name)
-    print(f"{chosen.name}@{chosen.version} is current")
-
-
-@models_app.command("verify")
-def models_verify(
-    version: Annotated[str | None, typer.Argument(metavar="[NAME[@VERSION]]", show_default=False)] = None,
-    config: Config = None,
-) -> None:
-    """Check digest, shapes and values of a version, or of all."""
-    from stackd.disk import models
-    from stackd.errors import ModelError
-
-    store = _settings(config).folders.models
-    chosen = [models.resolve(store, version)] if version else models.list_versions(store)
-    bad = 0
-    for one in chosen:
-        try:
-            models.verify(one)
-            print(f"{one.name}@{one.version}: good")
-        except ModelError as error:
-            bad += 1
-            print(f"{one.name}@{one.version}: {error}")
-    if bad or not chosen:
-        raise typer.Exit(1)
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the night and its pictures.")] = Path("demo"),
@@ -259,6 +203,10 @@ def train(
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Length of the run in minutes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of data, weights and order.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    from_current: Annotated[bool, typer.Option("--from-current", help="Start from the current model.")] = False,
+    from_sets: Annotated[
+        bool, typer.Option("--from-sets", help="Learn from the outbox's sets, too; starts from the current model.")
+    ] = False,
     store: Annotated[Path | None, typer.Option("--out", help="Model store; default: folders.models.")] = None,
     config: Config = None,
 ) -> None:
@@ -267,13 +215,14 @@ def train(
         raise ConfigError("--steps and --minutes both say how long to train; give one of them")
     with logs.without_stderr():
         from stackd.jobs import training
-        from stackd.jobs.training_request import TrainingRequest
+        from stackd.jobs.training_request import SetFolders, TrainingRequest
     settings = _settings(config)
     logs.configure(settings.log.level)
+    folders = settings.folders
     chosen = preset or settings.train.preset
     request = TrainingRequest(
-        store=(store or settings.folders.models).absolute(),
-        run_folder=settings.folders.state / "training" / chosen,
+        store=(store or folders.models).absolute(),
+        run_folder=folders.state / "training" / chosen,
         pictures=pictures or settings.train.pictures,
         preset=chosen,
         steps=steps,
@@ -281,21 +230,34 @@ def train(
         seed=settings.train.seed if seed is None else seed,
         resume=resume,
         keep=settings.train.keep,
+        sets=SetFolders(folders.outbox, (folders.inbox, folders.archive)) if from_sets else None,
+        from_current=from_current or from_sets,
     )
-    with _progress_bar() as on_progress:
-        outcome = training.train(request, lambda at: on_progress(f"loss {at.loss:.4f}", f"step {at.step}", at.share))
+    try:
+        with _training_bar() as report:
+            outcome = training.train(request, report)
+    except Exception as error:
+        # the one place where a timer's run can say so; the traceback and the exit code follow
+        logger.error("training failed, and the current model of {} stays: {}", chosen, error)
+        raise
     _print_training(outcome)
 
 
 def _print_training(outcome: Any) -> None:
-    if outcome.version is None:
+    from stackd.disk.cards import comparison_lines
+    from stackd.jobs.promotion import as_card
+
+    if outcome.interrupted:
         print("interrupted; go on with --resume")
+    if outcome.version is None:
         return
-    verdict = "promoted" if outcome.promoted else "not promoted: the current model is better on held-out skies"
+    verdict = "promoted" if outcome.promoted else "not promoted: the current model stays"
     print(f"{outcome.version.name}@{outcome.version.version}: {verdict}")
     for key, value in outcome.scores.items():
-        before = f"  (current: {outcome.current_scores[key]:.4g})" if outcome.current_scores else ""
-        print(f"  {key} {value:.4g}{before}")
+        print(f"  {key} {value:.4g}")
+    print("\n".join(comparison_lines({"comparison": as_card(outcome.comparison)})))
+    if outcome.figure is not None:
+        print(f"before and after: {outcome.figure}")
 
 
 def _settings(config: Path | None) -> Settings:
@@ -315,6 +277,38 @@ def _progress_bar() -> Iterator[OnProgress]:
     with Progress(*words, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("waits for files to settle", total=1.0)
         yield lambda set_name, step, share: bar.update(task, completed=share, description=f"{set_name}: {step}")
+
+
+@contextmanager
+def _training_bar() -> Iterator[Callable[[Any], None]]:
+    """Step, loss, PSNR on held-out skies and time left, on stderr where a person looks at it; else now and then a line
+    in the log."""
+    if not sys.stderr.isatty() or logs.under_systemd():
+        told_s = [time.monotonic()]
+
+        def log_line(at: Any) -> None:
+            if time.monotonic() - told_s[0] > TOLD_EVERY_S:
+                told_s[0] = time.monotonic()
+                logger.info("step {}: loss {:.4f}, PSNR {:.2f} dB, {:.0f} min left", *_told(at), at.left_s / 60)
+
+        yield log_line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    words = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%")
+    with Progress(*words, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("simulates the first skies", total=1.0)
+
+        def show(at: Any) -> None:
+            text = "step {}: loss {:.4f}, held-out PSNR {:.2f} dB, {:.0f} min left"
+            bar.update(task, completed=at.share, description=text.format(*_told(at), at.left_s / 60))
+
+        yield show
+
+
+def _told(at: Any) -> tuple[int, float, float]:
+    return at.step, at.loss, at.psnr
 
 
 def _exit_with_code(command: typer.Typer) -> None:

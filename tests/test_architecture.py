@@ -15,7 +15,7 @@ FLOORS = {
     **dict.fromkeys(("", "errors", "records", "settings", "logs"), 0),
     "imaging": 1, "network": 2, "disk": 3, "jobs": 4,
     **dict.fromkeys(("daemon", "turn", "announce", "status", "single", "inspection"), 5),
-    **dict.fromkeys(("cli", "__main__"), 6),
+    **dict.fromkeys(("cli", "cli_models", "__main__"), 6),
 }  # fmt: skip
 ROOMS = ("imaging", "network", "disk", "jobs")
 CLOCKS = {"time", "datetime"}
@@ -30,15 +30,15 @@ FORBIDDEN = {
 }
 # library: the only places that may import it ("disk" covers the whole room)
 ONLY_IN = {
-    "tensorflow": ("network", "disk.models", "jobs.training"),
-    "keras": ("network", "disk.models", "jobs.training"),
+    "tensorflow": ("network", "disk.models", "jobs.training", "jobs.training_log"),
+    "keras": ("network", "disk.models", "jobs.training", "jobs.training_log"),
     "astropy": ("disk",),
     "PIL": ("disk",),
     "tifffile": ("disk",),
     "sqlite3": ("disk",),
     "safetensors": ("disk",),
     "watchdog": ("daemon",),
-    "typer": ("cli",),
+    "typer": ("cli", "cli_models"),
     "rich": ("cli",),
     "sdnotify": ("announce",),
 }

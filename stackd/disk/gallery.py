@@ -4,7 +4,6 @@ Takes a folder, returns paths and (H, W, 3) arrays in 0..1; what is left out is 
 Knows nothing of training, and of captures least of all: those are read by reader.py.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stackd.errors import ConfigError, SetError
+from stackd.imaging.screening import PRINT_PX, copy_among, print_of, why_unfit
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 SMALLEST_PX = 96  # a side shorter than a training crop teaches nothing
@@ -56,29 +56,44 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def survey(paths: Sequence[Path]) -> Gallery:
-    """Sort out what cannot be trained on: unreadable or tiny pictures, and second copies of one.
+    """Sort out what cannot be trained on: unreadable, tiny, empty or drawn pictures, and further copies of one.
 
-    Decodes each file once and keeps none of them.
+    Of copies, also shrunk or recompressed ones, the largest stays. Decodes each file once and keeps none of them.
     """
-    usable: list[Path] = []
-    left_out: list[LeftOut] = []
-    first_with: dict[str, Path] = {}
+    left_out: dict[Path, str] = {}
+    sizes: dict[Path, int] = {}
+    prints: dict[Path, NDArray[np.float32]] = {}
     for path in paths:
         try:
             picture = read_picture(path)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        except (SetError, OSError) as error:
-            left_out.append(LeftOut(path, str(error)))
+        except SetError as error:
+            left_out[path] = str(error)
             continue
         if min(picture.shape[:2]) < SMALLEST_PX:
             size = f"{picture.shape[1]} x {picture.shape[0]} px"
-            left_out.append(LeftOut(path, f"{size}: a side is shorter than {SMALLEST_PX} px"))
-        elif digest in first_with:
-            left_out.append(LeftOut(path, f"the same file as {first_with[digest]}"))
+            left_out[path] = f"{size}: a side is shorter than {SMALLEST_PX} px"
+        elif reason := why_unfit(picture):
+            left_out[path] = reason
         else:
-            first_with[digest] = path
-            usable.append(path)
-    return Gallery(tuple(usable), tuple(left_out))
+            sizes[path], prints[path] = picture.shape[0] * picture.shape[1], print_of(picture)
+    left_out |= _copies(sizes, prints)
+    usable = tuple(path for path in paths if path not in left_out)
+    return Gallery(usable, tuple(LeftOut(path, left_out[path]) for path in paths if path in left_out))
+
+
+def _copies(sizes: dict[Path, int], prints: dict[Path, NDArray[np.float32]]) -> dict[Path, str]:
+    """The pictures that show what a larger one (or one of the same size and an earlier name) shows, with that one."""
+    kept: list[Path] = []
+    of_kept = np.empty((len(sizes), PRINT_PX**2), np.float32)
+    copies = {}
+    for path in sorted(sizes, key=lambda path: (-sizes[path], path)):
+        same = copy_among(prints[path], of_kept[: len(kept)])
+        if same is None:
+            of_kept[len(kept)] = prints[path]
+            kept.append(path)
+        else:
+            copies[path] = f"the same picture as {kept[same]}"
+    return copies
 
 
 def read_picture(path: Path) -> NDArray[np.float32]:

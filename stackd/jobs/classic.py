@@ -6,18 +6,24 @@ on the same corrupted frames of the held-out pictures.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from loguru import logger
 from numpy.typing import NDArray
 
-from stackd.disk import gallery, models
-from stackd.errors import ConfigError, ModelError
+from stackd.disk import gallery
+from stackd.disk.weights import Weights
+from stackd.errors import ConfigError
+from stackd.jobs import promotion
+from stackd.jobs.pictures import usable_pictures
+from stackd.jobs.promotion import Figures, Rule
 from stackd.jobs.training_request import Outcome, TrainingRequest
 from stackd.network import classic, corruption
-from stackd.network.weights import set_weights, weights_of
+from stackd.network.weights import weights_of
 
 Image = NDArray[np.float32]
+HELD_OUT = "held-out pictures"
+RULES = (Rule(HELD_OUT, "psnr classic", "dB", True, must_improve=True),)
 TRAINED_ON = 100  # pictures, as in 2019; of fewer than twice that, half
 
 
@@ -28,12 +34,7 @@ def train_classic(request: TrainingRequest) -> Outcome:
     """
     if request.pictures is None:
         raise ConfigError("the preset classic learns from pictures: name a folder of them with --pictures")
-    found = gallery.survey(gallery.find_pictures(request.pictures))
-    for picture in found.left_out:
-        logger.warning("{} is left out: {}", picture.path, picture.reason)
-    if len(found.paths) < 2:
-        raise ConfigError(f"{request.pictures}: {len(found.paths)} usable pictures; at least 2 are needed")
-    training, held_out = split(found.paths, request.seed)
+    training, held_out = split(usable_pictures(request.pictures, least=2).paths, request.seed)
     network, losses = classic.fit_classic(training, seed=request.seed)
     scores = _scores(held_out, request.seed, network)
     card = {
@@ -50,13 +51,14 @@ def train_classic(request: TrainingRequest) -> Outcome:
         "scores": scores,
         "command": f"stackd-train --preset classic --pictures DIR --seed {request.seed}",
     }
-    current = _current_scores(request.store, held_out, request.seed)
-    version = models.publish(request.store, "classic", weights_of(network), card)
-    promoted = current is None or scores["psnr classic"] > current["psnr classic"]
-    if promoted:
-        models.promote(request.store, f"classic@{version.version}")
-    models.prune(request.store, "classic", request.keep)
-    return Outcome(version, promoted, scores, current)
+
+    def judge(_: dict[str, Any], weights: Weights) -> Figures:
+        return {HELD_OUT: _scores(held_out, request.seed, classic.classic_of(weights))}
+
+    against, current = promotion.figures_of_current(request.store, "classic", judge)
+    comparison = promotion.compare({HELD_OUT: scores}, current, against, RULES)
+    version = promotion.publish(request.store, "classic", weights_of(network), card, comparison, request.keep)
+    return Outcome(version, comparison.promoted, scores, comparison)
 
 
 def split(paths: Sequence[Path], seed: int) -> tuple[Image, Image]:
@@ -90,15 +92,3 @@ def _scores(held_out: Image, seed: int, network) -> dict[str, float]:
         "classic": lambda frames: classic.apply_classic(network, frames),
     }
     return {f"psnr {name}": round(float(np.mean(v)), 3) for name, v in compare(held_out, seed, ways).items()}
-
-
-def _current_scores(store: Path, held_out: Image, seed: int) -> dict[str, float] | None:
-    """The current model on the same frames; None where there is none."""
-    try:
-        _, weights = models.load_weights(models.resolve(store, "classic"))
-    except ModelError as error:
-        logger.info("no current model to compare with: {}", error)
-        return None
-    network = classic.build_classic(None, None)
-    set_weights(network, weights)
-    return _scores(held_out, seed, network)

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackd.disk import models
+from stackd.jobs.promotion import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class SetFolders:
+    """Where finished sets are told of (outbox) and where their frames may lie."""
+
+    outbox: Path
+    frames: tuple[Path, ...]  # the inbox, and the archive if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,26 +28,37 @@ class TrainingRequest:
     seed: int = 0
     resume: bool = False
     keep: int = 5
+    sets: SetFolders | None = None  # learn from these captures, too
+    from_current: bool = False  # start from the current model's weights
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands, for a progress bar."""
+    """Where a run stands, for a progress bar. `psnr` (dB) is the last one on a few held-out skies."""
 
     share: float
     step: int
     loss: float
+    psnr: float
+    left_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run.
-
-    Both scores are on the same held-out data; `current_scores` is None without a current model.
-    """
+    """What came of a run. `scores` are those on held-out data; `version` is None for a run that did not end here."""
 
     version: models.ModelVersion | None
     promoted: bool
     scores: dict[str, float]
-    current_scores: dict[str, float] | None
+    comparison: Comparison | None
+    figure: Path | None = None
     interrupted: bool = False
+
+    @property
+    def current_scores(self) -> dict[str, float] | None:
+        """The current model's figures by those names, as far as the comparison has them; None without a rival."""
+        if self.comparison is None or not self.comparison.against:
+            return None
+        # the held-out rows come first, and their names come again in the golden set's
+        rows = reversed(self.comparison.rows)
+        return {row.figure: row.current for row in rows if row.figure in self.scores}

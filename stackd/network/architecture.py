@@ -33,7 +33,9 @@ def build(config: dict[str, Any]) -> keras.Model:
     bank = keras.Input((None, None, CHANNELS), name="bank")
     conditions = keras.Input((CONDITIONS,), name="conditions")
     widths, blocks = config["widths"], config["blocks"]
-    features = layers.Conv2D(widths[0], 6, strides=2, padding="same", name="stem")(Compress(name="compress")(bank))
+    features = layers.Conv2D(widths[0], 6, strides=2, padding="same", name="stem")(
+        Compress(name="compress", dtype="float32")(bank)
+    )
     told = layers.Dense(widths[0], name="told")(conditions)
     features = layers.ReLU(name="stem_relu")(features + ops.expand_dims(ops.expand_dims(told, 1), 1))
     skips = []

@@ -80,6 +80,13 @@ def fit_classic(
     return network, losses
 
 
+def classic_of(weights: dict[str, NDArray[np.float32]]) -> keras.Model:
+    """The trained network for pictures of any size. Raises ModelError for weights of another one."""
+    network = build_classic(None, None)
+    set_weights(network, weights)
+    return network
+
+
 def apply_classic(network: keras.Model, frames: Image) -> Image:
     """One picture (H, W) from eight frames (H, W, 8) in 0..1 that lie on each other; not clipped."""
     return np.asarray(network(frames[None], training=False))[0, ..., 0]
@@ -93,14 +100,17 @@ class ClassicRestorer:
     def __init__(self, card: dict[str, Any], weights: dict[str, NDArray[np.float32]]) -> None:
         """Raises ModelError where weights and architecture do not belong together."""
         self.card = card
-        self._network = build_classic(None, None)
-        set_weights(self._network, weights)
+        self._network = classic_of(weights)
+
+    def refuse_other_than_eight(self, frames: int) -> None:
+        """Raises SetError; may be asked before any work."""
+        if frames != FRAMES:
+            remedy = "choose the default model, which takes any number"
+            raise SetError(f"the model classic takes exactly {FRAMES} frames, not {frames}", remedy=remedy)
 
     def restore_frames(self, frames: Image) -> Image:
         """One band (H, W) from (8, H, W) frames, in their unit. Raises SetError for any other number of frames."""
-        if len(frames) != FRAMES:
-            remedy = "choose the default model, which takes any number"
-            raise SetError(f"the model classic takes exactly {FRAMES} frames, not {len(frames)}", remedy=remedy)
+        self.refuse_other_than_eight(len(frames))
         filled = np.where(np.isfinite(frames), frames, np.nan_to_num(np.nanmean(frames, axis=0)))
         black, white = np.quantile(filled, (0.01, self.BRIGHTEST))
         span = max(float(white - black), 1e-6)

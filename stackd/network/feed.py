@@ -1,15 +1,12 @@
-"""Endless seeded training data: simulated nights, fused as real ones are, cut into crops.
+"""Endless seeded training data: simulated nights, fused as real ones are.
 
 Sky number i of a seed is always the same, whoever computes it. The frames pass through the same warp,
 rejection and fusion as real captures, with transforms, star widths, sky levels and transparencies as
 wrong as measured ones are. Knows no paths: pictures come as a sequence of arrays.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,74 +172,3 @@ def _as_measured(matrix: NDArray[np.float64], rng) -> Transform:
     wrong = matrix.copy()
     wrong[:, 2] += rng.normal(0, 0.2 if rng.random() < 0.03 else 0.05, 2)
     return Transform(wrong, "stars", 0, 0.0)
-
-
-class Pool:
-    """A sliding window over the stream of skies, from which batches of crops are drawn.
-
-    Step t draws from the last `window` samples of the first warm + t * skies_per_step skies, so the batches of a
-    seed are the same whatever the speed of the simulator, and a resumed run goes on with the same ones.
-    """
-
-    def __init__(
-        self, seed: int, pictures: Sequence[Image], *, window: int, warm: int, skies_per_step: float, processes: int
-    ) -> None:
-        self._seed, self._pictures = seed, pictures
-        self._window, self._warm, self._rate = window, warm, skies_per_step
-        self._samples: list[Sample] = []
-        self._next_sky = 0
-        self._pending: dict[int, object] = {}
-        # a spawned child inherits no TensorFlow; its nice level leaves the trainer its cores
-        self._executor = ProcessPoolExecutor(
-            processes, mp_context=get_context("spawn"), initializer=_start_child, initargs=(pictures,)
-        )
-        self._lookahead = 8 * processes
-
-    def batch(self, step: int, crop_px: int, size: int) -> tuple[Image, NDArray[np.float32], Image]:
-        """(bank, conditions, truth) of `size` random crops, each flipped and turned at random."""
-        self._advance_to(self._warm + int(step * self._rate))
-        rng = np.random.default_rng([self._seed, 1 << 32, step])
-        crops = [_crop(self._samples[rng.integers(len(self._samples))], crop_px, rng) for _ in range(size)]
-        return tuple(np.stack(parts) for parts in zip(*crops))
-
-    def close(self) -> None:
-        """Stop the simulating processes."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def _advance_to(self, count: int) -> None:
-        while self._next_sky < count:
-            for ahead in range(self._next_sky, self._next_sky + self._lookahead):
-                if ahead not in self._pending:
-                    self._pending[ahead] = self._executor.submit(_simulate_in_child, self._seed, ahead)
-            self._samples += self._pending.pop(self._next_sky).result()
-            self._samples = self._samples[-self._window :]
-            self._next_sky += 1
-
-    def skip_to(self, step: int) -> None:
-        """On resuming: leave out the skies that the window at this step has already dropped (a sky gives at most 3)."""
-        self._next_sky = max(0, self._warm + int(step * self._rate) - self._window)
-
-
-_pictures_of_child: Sequence[Image] = ()
-
-
-def _start_child(pictures: Sequence[Image]) -> None:
-    global _pictures_of_child
-    os.nice(5)
-    _pictures_of_child = pictures
-
-
-def _simulate_in_child(seed: int, number: int) -> list[Sample]:
-    return simulate(seed, number, _pictures_of_child)
-
-
-def _crop(sample: Sample, crop_px: int, rng) -> tuple[Image, NDArray[np.float32], Image]:
-    top, left = rng.integers(0, SKY_PX - crop_px + 1, 2)
-    turn, flip = int(rng.integers(4)), bool(rng.integers(2))
-    window = (slice(top, top + crop_px), slice(left, left + crop_px))
-
-    def turned(image: Image) -> Image:
-        image = np.rot90(image[window], turn)
-        return image[::-1] if flip else image
-
-    return turned(sample.bank), sample.conditions, turned(sample.truth)

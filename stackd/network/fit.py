@@ -1,11 +1,16 @@
 """Train a given network on a given stream of batches. Knows no paths, pictures or clocks beyond what it is handed.
 
 AdamW with warm-up and cosine decay, clipped gradients and an exponential moving average of the weights,
-which is what is kept (Polyak & Juditsky 1992).
+which is what is kept (Polyak & Juditsky 1992). On one device, on several of a machine, or on several machines: each
+device takes its part of a batch, so that the result is that of the whole batch on one.
 """
 
-from collections.abc import Callable
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +20,8 @@ from numpy.typing import NDArray
 from stackd.network import losses
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+Loss = Callable[..., Any]
+BFLOAT16_CAPABILITY = (8, 0)  # compute capability of the first GPUs that multiply in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +40,66 @@ class Recipe:
 
 
 def use_fast_arithmetic() -> None:
-    """Let processors that have bfloat16 units multiply in it (1.4 times faster here); others ignore it."""
+    """Multiply in bfloat16 where that is faster: on processors with units for it (1.4 times faster; others ignore the
+    switch) and, as Keras's mixed precision, on GPUs that have them."""
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
+    gpus = tf.config.list_physical_devices("GPU")
+    able = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+    if able and min(able) >= BFLOAT16_CAPABILITY:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+
+
+def use_full_precision() -> None:
+    """For networks built from here on: a model is judged in the arithmetic that it will be used in."""
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def choose_strategy() -> tf.distribute.Strategy:
+    """Where to train: on the machines that TF_CONFIG names, else on all GPUs of this one, else on its processor.
+
+    Has to be called before anything else is asked of TensorFlow.
+    """
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if len(tf.config.list_physical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def workers() -> int:
+    """How many processes train together, as TF_CONFIG says."""
+    cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
+    return max(1, sum(len(cluster.get(role, ())) for role in ("chief", "worker")))
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process judges and stores: the first of several workers, or the only one."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    return resolver is None or resolver.task_type in (None, "chief") or resolver.task_id == 0
 
 
 class Trainer:
-    """One training run that can be stopped after any step and taken up again from its state."""
+    """One training run that can be stopped after any step and taken up again from its state.
 
-    def __init__(self, network: keras.Model, recipe: Recipe) -> None:
-        self.network, self.recipe = network, recipe
+    Build it, and the network, inside the scope of the strategy.
+    """
+
+    def __init__(self, network: keras.Model, recipe: Recipe, loss: Loss = losses.restoration_loss) -> None:
+        self.network, self.recipe, self.loss = network, recipe, loss
+        self.strategy = tf.distribute.get_strategy()
         self.optimizer = keras.optimizers.AdamW(
-            recipe.learning_rate,
-            beta_1=0.9,
-            beta_2=0.99,
-            weight_decay=recipe.weight_decay,
-            global_clipnorm=recipe.clip_norm,
+            recipe.learning_rate, beta_1=0.9, beta_2=0.99, weight_decay=recipe.weight_decay
         )
         self.optimizer.build(network.trainable_variables)
         self.average = [tf.Variable(v.value, trainable=False) for v in network.trainable_variables]
         self.step = 0
-        self._apply = tf.function(self._train_step, reduce_retracing=True)
+        self._steps: dict[Loss, Any] = {}
+
+    @property
+    def batch(self) -> int:
+        """Samples in a batch: the recipe's, filled up so that each device has as many."""
+        replicas = self.strategy.num_replicas_in_sync
+        return math.ceil(self.recipe.batch / replicas) * replicas
 
     def learning_rate(self, progress: float) -> float:
         """Warm-up over the first steps, then a cosine from the first to the last rate; progress is 0 to 1."""
@@ -61,28 +108,65 @@ class Trainer:
         cosine = 0.5 * (1 + np.cos(np.pi * min(progress, 1.0)))
         return warm * (recipe.last_learning_rate + (recipe.learning_rate - recipe.last_learning_rate) * cosine)
 
-    def train_on(self, batch: Batch, progress: float) -> float:
-        """One step; returns its loss."""
+    def train_on(self, batch: Sequence[NDArray[Any]], progress: float, loss: Loss | None = None) -> float:
+        """One step; returns its loss.
+
+        `batch` is (bank, conditions, wanted ...) and `loss` (default: the trainer's) takes what is wanted, then the
+        network's two outputs.
+        """
+        loss = loss or self.loss
+        if loss not in self._steps:
+            self._steps[loss] = tf.function(lambda parts, keep: self._train_step(loss, parts, keep))
         self.optimizer.learning_rate.assign(self.learning_rate(progress))
         # a short memory at first: the average must not hold on to the random start
         keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        loss = self._apply(*(tf.constant(part) for part in batch), tf.constant(keep, tf.float32))
+        value = self._steps[loss](self._parts(batch), tf.constant(keep, tf.float32))
         self.step += 1
-        return float(loss)
+        return float(value)
 
-    def _train_step(self, bank, conditions, truth, keep):
+    def _parts(self, batch: Sequence[NDArray[Any]]) -> tuple[Any, ...]:
+        """The batch as each device's part of it."""
+        replicas = self.strategy.num_replicas_in_sync
+        if replicas == 1:
+            return tuple(tf.constant(part) for part in batch)
+        size = len(batch[0]) // replicas
+
+        def of(context: Any) -> tuple[Any, ...]:
+            start = context.replica_id_in_sync_group * size
+            return tuple(tf.constant(part[start : start + size]) for part in batch)
+
+        return self.strategy.experimental_distribute_values_from_function(of)
+
+    def _train_step(self, loss: Loss, parts, keep):
+        losses_of_replicas = self.strategy.run(self._learn, args=(loss, parts))
+        for mean, variable in zip(self.average, self.network.trainable_variables):
+            self.strategy.extended.update(mean, _towards, args=(variable.value, keep))
+        return self.strategy.reduce(tf.distribute.ReduceOp.MEAN, losses_of_replicas, axis=None)
+
+    def _learn(self, loss: Loss, parts):
+        """One device's part of a step."""
+        bank, conditions, *wanted = parts
         with tf.GradientTape() as tape:
             restored, log_sigma = self.network([bank, conditions], training=True)
-            loss = losses.restoration_loss(truth, restored, log_sigma)
+            value = loss(*wanted, restored, log_sigma)
         variables = self.network.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        for mean, variable in zip(self.average, variables):
-            mean.assign(keep * mean + (1 - keep) * variable.value)
-        return loss
+        together = tf.distribute.get_replica_context()
+        gradients = together.all_reduce(tf.distribute.ReduceOp.MEAN, tape.gradient(value, variables))
+        gradients, _ = tf.clip_by_global_norm(gradients, self.recipe.clip_norm)
+        # the optimiser adds up what the devices bring, and each now has the whole
+        share = 1 / together.num_replicas_in_sync
+        self.optimizer.apply([gradient * share for gradient in gradients], variables)
+        return value
 
     def averaged_weights(self) -> dict[str, NDArray[np.float32]]:
         """The averaged weights by variable path: what is kept and judged."""
         return {v.path: mean.numpy() for v, mean in zip(self.network.trainable_variables, self.average)}
+
+    def start_from(self, weights: dict[str, NDArray[np.float32]]) -> None:
+        """Go on from another model's weights of the same architecture."""
+        for v, m in zip(self.network.trainable_variables, self.average):
+            v.assign(weights[v.path])
+            m.assign(weights[v.path])
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything needed to go on as if never stopped."""
@@ -101,8 +185,12 @@ class Trainer:
         self.step = int(state["step"])
 
 
+def _towards(mean, value, keep) -> None:
+    mean.assign(keep * mean + (1 - keep) * value)
+
+
 def evaluate(
-    network: keras.Model, batches: list[Batch], progress: Callable[[int], None] = lambda n: None
+    network: keras.Model, batches: Sequence[Batch], progress: Callable[[int], None] = lambda n: None
 ) -> dict[str, float]:
     """Mean PSNR (dB) of the network and of the plain stack on held-out batches, and the network's loss."""
     rows = []

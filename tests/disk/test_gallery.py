@@ -44,15 +44,30 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, rng: np.random.Generator) 
     (tmp_path / "d-half.png").write_bytes(good.read_bytes()[:5000])
     (tmp_path / "e-text.jpg").write_text("not a picture")
     (tmp_path / "f-empty.png").touch()
+    save(tmp_path / "g-chart.png", np.kron(np.eye(10, dtype=np.uint8), np.full((12, 12), 200, np.uint8)))
 
     gallery = survey(find_pictures(tmp_path))
 
     assert gallery.paths == (good,)
     reasons = {left.path.name: left.reason for left in gallery.left_out}
-    assert list(reasons) == ["b-copy.png", "c-tiny.png", "d-half.png", "e-text.jpg", "f-empty.png"]
-    assert "the same file as" in reasons["b-copy.png"]
+    assert list(reasons) == ["b-copy.png", "c-tiny.png", "d-half.png", "e-text.jpg", "f-empty.png", "g-chart.png"]
+    assert "the same picture as" in reasons["b-copy.png"]
+    assert "drawn" in reasons["g-chart.png"]
     assert "300 x 95" in reasons["c-tiny.png"]
     assert all("cannot be read" in reasons[name] for name in ("d-half.png", "e-text.jpg", "f-empty.png"))
+
+
+def test_of_copies_the_largest_stays(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A smaller, recompressed copy goes, though its name comes first: it would be on both sides of the split."""
+    small = Image.fromarray(noise(rng, 9, 12, 3))
+    small.resize((240, 180)).save(tmp_path / "a-small.jpg", quality=70)
+    small.resize((480, 360)).save(tmp_path / "b-large.png")
+
+    gallery = survey(find_pictures(tmp_path))
+
+    assert gallery.paths == (tmp_path / "b-large.png",)
+    assert [left.path.name for left in gallery.left_out] == ["a-small.jpg"]
+    assert "b-large.png" in gallery.left_out[0].reason
 
 
 @pytest.mark.parametrize("scale", [255, 65535])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -15,11 +16,12 @@ import pytest
 
 from stackd.disk import checkpoint, models
 from stackd.errors import ConfigError, ModelError
-from stackd.jobs import training
+from stackd.jobs import golden, judging, training, training_loop
 from stackd.jobs.pipeline import load_restorer
-from stackd.jobs.training import Pictures, train
+from stackd.jobs.training import train
 from stackd.jobs.training_request import Outcome, Progress, TrainingRequest
-from stackd.network import feed, fit
+from stackd.network import feed, fit, pool
+from stackd.network.restorer import Restorer
 from tests.network.nights import NoProcesses, quick_skies
 
 Recipe = fit.Recipe
@@ -37,17 +39,31 @@ def request_of(tmp_path: Path) -> Callable[..., TrainingRequest]:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything small; arithmetic as it is, since the switch would stay on for all later tests."""
-    for name, value in {"HELD_OUT_SKIES": 1, "WARM_SKIES": 2, "WINDOW": 4, "REPORT_STEPS": 1}.items():
-        monkeypatch.setattr(training, name, value)
+    for name, value in {"WARM_SKIES": 2, "WINDOW_SKIES": 3, "REPORT_STEPS": 1}.items():
+        monkeypatch.setattr(training_loop, name, value)
+    monkeypatch.setattr(judging, "HELD_OUT_SKIES", 1)
+    monkeypatch.setattr(training, "WATCHED_SKIES", 1)
+    monkeypatch.setattr(golden, "prepare_all", lambda: [quick_batch(900 + k) for k in range(2)])
+    monkeypatch.setattr(golden, "judge", quick_figures)
     monkeypatch.setattr(fit, "use_fast_arithmetic", lambda: None)
     monkeypatch.setattr(fit, "Recipe", partial(Recipe, batch=2, crop_px=32, warm_up=2))
+
+
+def quick_batch(number: int) -> fit.Batch:
+    [sample, *_] = quick_skies(0, number)
+    return sample.bank[None], sample.conditions[None], sample.truth[None]
+
+
+def quick_figures(prepared: list[fit.Batch], restorer: Restorer) -> dict[str, float]:
+    """The golden set's figures without its skies: only the PSNR tells networks apart."""
+    return {"psnr": fit.evaluate(restorer._network, prepared)["psnr"], "found": 0.5, "flux_error": 0.01, "invented": 0}
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skies out of nothing, made in this process."""
     monkeypatch.setattr(feed, "simulate", quick_skies)
-    monkeypatch.setattr(feed, "ProcessPoolExecutor", NoProcesses)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", NoProcesses)
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +96,18 @@ def test_the_first_model_is_stored_and_current(request_of: Callable[..., Trainin
     assert [p.share for p in told] == sorted(p.share for p in told)
     assert [row[0] for row in card["curve"]] == [1, 2, 3, 4]
     assert not (request_of().run_folder / checkpoint.NAME).exists()
+    assert told[-1].left_s == 0
+    assert all(p.left_s >= 0 for p in told)
+    assert np.isfinite(told[-1].psnr)
+    assert card["comparison"] == {"against": None, "promoted": True, "rows": card["comparison"]["rows"]}
+    assert card["figures"]["golden set"]["found"] == 0.5
+    log = request_of().store / card["log"]
+    assert outcome.figure == log / "before-after.png"
+    assert cv2.imread(str(outcome.figure)).shape[1] > 3 * 250
+    [events] = log.glob("events.out.tfevents.*")
+    assert {b"loss", b"held-out PSNR", b"share of the time waiting for skies"} <= set(
+        re.findall(rb"loss|held-out PSNR|share of the time waiting for skies", events.read_bytes())
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -194,9 +222,37 @@ def test_no_sky_of_training_is_judged_on(
 
     train(request_of(steps=1, seed=3))
 
-    judged = [s for s in seeds if s != 3]
-    assert 3 in seeds
-    assert judged == [3 + training.HELD_OUT_SEED]
+    assert set(seeds) == {3, 3 + judging.HELD_OUT_SEED}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_may_start_from_the_current_model(request_of: Callable[..., TrainingRequest]) -> None:
+    """Gently, from where the other ended; the card names it. Without a current model it starts anew."""
+    first = train(request_of(from_current=True))
+    second = train(request_of(steps=1, seed=1, from_current=True))
+
+    assert load_restorer(str(first.version.path)).card["started_from"] is None
+    card, after = models.load_weights(second.version)
+    _, before = models.load_weights(first.version)
+    assert card["started_from"] == f"small@{first.version.version}"
+    assert card["recipe"]["learning_rate"] == training.GENTLE_RATE
+    assert all(np.abs(after[name] - before[name]).max() < 1e-3 for name in before)
+    assert any((after[name] != before[name]).any() for name in before)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_goes_wrong_leaves_the_current_model(
+    request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that is no number ends it with an error that says so; nothing is stored."""
+    current = train(request_of(steps=1))
+    monkeypatch.setattr(fit.Trainer, "train_on", lambda *arguments: float("nan"))
+
+    with pytest.raises(ModelError, match="current model stays"):
+        train(request_of())
+
+    assert models.resolve(request_of().store, "small").version == current.version.version
+    assert len([v for v in models.list_versions(request_of().store) if v.name == "small"]) == 1
 
 
 def test_what_cannot_be_trained(request_of: Callable[..., TrainingRequest], tmp_path: Path) -> None:
@@ -209,31 +265,6 @@ def test_what_cannot_be_trained(request_of: Callable[..., TrainingRequest], tmp_
     with pytest.raises(ConfigError, match="--resume"):
         train(request_of(resume=True))
     assert not (tmp_path / "models").exists()
-
-
-def test_pictures_keep_their_side(tmp_path: Path) -> None:
-    """About the asked share is held out, by name alone: no picture changes sides when others come or go."""
-    paths = [tmp_path / f"picture-{k}.png" for k in range(400)]
-
-    learnt, held_out = Pictures(paths).split(0.1)
-    fewer_learnt, fewer_held_out = Pictures(paths[100:]).split(0.1)
-
-    assert set(learnt.paths) | set(held_out.paths) == set(paths)
-    assert not set(learnt.paths) & set(held_out.paths)
-    assert 20 < len(held_out) < 65
-    assert set(fewer_learnt.paths) <= set(learnt.paths)
-    assert set(fewer_held_out.paths) <= set(held_out.paths)
-
-
-def test_pictures_are_decoded_when_asked_for(tmp_path: Path, rng: np.random.Generator) -> None:
-    """(h, w, 3) in 0..1; a missing file is noticed only when its turn comes."""
-    cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))
-
-    pictures = Pictures([tmp_path / "a.png", tmp_path / "gone.png"])
-
-    assert len(pictures) == 2
-    assert pictures[0].shape == (40, 50, 3)
-    assert 0 <= pictures[0].min() < pictures[0].max() <= 1
 
 
 @pytest.mark.slow

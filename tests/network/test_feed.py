@@ -1,9 +1,4 @@
-"""Training data: the seed alone decides it, however fast it comes and wherever a run was taken up again."""
-
-import multiprocessing
-import time
-from collections.abc import Callable
-from concurrent.futures import Future
+"""Simulated skies: the seed and the number alone decide them, and they are what the network takes."""
 
 import numpy as np
 import pytest
@@ -12,10 +7,7 @@ from stackd.imaging.fuse import CONDITIONS
 from stackd.imaging.psf import Psf
 from stackd.network import feed
 from stackd.network.channels import CHANNELS, MIXED
-from stackd.network.feed import SKY_PX, Pool, Sample, simulate
-from tests.network.nights import NoProcesses, quick_skies
-
-CROP_PX, BATCH = 16, 3
+from stackd.network.feed import SKY_PX, simulate
 
 
 def test_a_sky_is_its_seed_and_number() -> None:
@@ -71,132 +63,3 @@ def test_told_star_shapes_are_nearly_right() -> None:
     assert np.median(widths) == pytest.approx(3.0, rel=0.02)
     assert 0.01 < np.std(np.log(widths)) < 0.1
     assert all(1.8 <= p.beta <= 8 and 0 <= p.ellipticity <= 0.5 for t in told if t for p in t)
-
-
-@pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pool]:
-    """Pools over quick skies in this process; a window of 7 samples, two skies every three steps."""
-    monkeypatch.setattr(feed, "SKY_PX", 32)
-    monkeypatch.setattr(feed, "simulate", quick_skies)
-    monkeypatch.setattr(feed, "ProcessPoolExecutor", NoProcesses)
-
-    def make(seed: int = 1, **options: float) -> Pool:
-        return Pool(seed, (), **({"window": 7, "warm": 4, "skies_per_step": 2 / 3, "processes": 1} | options))
-
-    return make
-
-
-def batches(pool: Pool, steps: range) -> list[tuple[np.ndarray, ...]]:
-    return [pool.batch(step, CROP_PX, BATCH) for step in steps]
-
-
-def assert_same(one: list[tuple[np.ndarray, ...]], other: list[tuple[np.ndarray, ...]]) -> None:
-    for a, b in zip(one, other, strict=True):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x, y)
-
-
-def test_the_seed_decides_the_batches(pool: Callable[..., Pool]) -> None:
-    """The same seed gives the same crops, another seed others; a batch is what the trainer takes."""
-    one, again, other = (batches(pool(seed), range(12)) for seed in (1, 1, 2))
-
-    assert_same(one, again)
-    assert not np.array_equal(one[0][0], other[0][0])
-    bank, conditions, truth = one[0]
-    assert bank.shape == (BATCH, CROP_PX, CROP_PX, CHANNELS)
-    assert conditions.shape == (BATCH, CONDITIONS)
-    assert truth.shape == (BATCH, CROP_PX, CROP_PX)
-
-
-def test_speed_does_not_decide_the_batches(pool: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch) -> None:
-    """More processes, farther ahead, and results that come out of turn: the batches stay."""
-    want = batches(pool(), range(12))
-
-    class OutOfTurn(NoProcesses):
-        """Does its work only when it is asked for a result, so the last submitted may be the first done."""
-
-        def submit(self, work, *arguments):
-            future = Future()
-            future.result = lambda timeout=None: work(*arguments)
-            return future
-
-    monkeypatch.setattr(feed, "ProcessPoolExecutor", OutOfTurn)
-
-    assert_same(batches(pool(processes=5), range(12)), want)
-
-
-@pytest.mark.parametrize("step", [1, 2, 7, 20, 41])
-@pytest.mark.parametrize("window", [1, 3, 7, 500])
-def test_a_resumed_run_sees_the_same_batches(pool: Callable[..., Pool], step: int, window: int) -> None:
-    """From any step on, whatever number of samples the skies gave and whether the window is full yet or not."""
-    want = batches(pool(window=window), range(step + 4))[step:]
-
-    resumed = pool(window=window)
-    resumed.skip_to(step)
-
-    assert_same(batches(resumed, range(step, step + 4)), want)
-
-
-def test_resuming_late_leaves_out_what_the_window_dropped(
-    pool: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A long run is not simulated again from its start."""
-    asked: list[int] = []
-    monkeypatch.setattr(feed, "simulate", lambda seed, n, pictures: asked.append(n) or quick_skies(seed, n))
-
-    resumed = pool()
-    resumed.skip_to(300)
-    resumed.batch(300, CROP_PX, BATCH)
-
-    assert min(asked) >= 4 + 200 - 7
-    assert len(set(asked)) == len(asked)
-
-
-def test_the_window_slides(pool: Callable[..., Pool]) -> None:
-    """Early skies are forgotten: no more samples are kept than the window holds, and they are the newest."""
-    sliding = pool()
-
-    for step in range(30):
-        sliding.batch(step, CROP_PX, BATCH)
-        assert len(sliding._samples) <= 7
-
-    marks = [int(s.truth[0, 0]) for s in sliding._samples]
-    newest = 4 + int(29 * 2 / 3) - 1
-    assert marks == sorted(marks)
-    assert marks[-1] == newest
-    assert marks[0] > newest - 8
-
-
-def test_crops_are_turned_and_flipped_together() -> None:
-    """Bank and truth stay on each other, all eight ways occur, and every corner of a sky can be cut."""
-    side = np.arange(SKY_PX, dtype=np.float32)
-    truth = side[:, None] * 1000 + side[None, :]
-    sample = Sample(np.repeat(truth[..., None], CHANNELS, 2), np.zeros(CONDITIONS, np.float32), truth)
-    rng = np.random.default_rng(7)
-
-    crops = [feed._crop(sample, CROP_PX, rng) for _ in range(400)]
-
-    for bank, _, cut in crops:
-        np.testing.assert_array_equal(bank, np.repeat(cut[..., None], CHANNELS, 2))
-    steps = {(float(cut[1, 0] - cut[0, 0]), float(cut[0, 1] - cut[0, 0])) for _, _, cut in crops}
-    assert len(steps) == 8
-    assert min(cut.min() for _, _, cut in crops) < 20_000
-    assert max(cut.max() for _, _, cut in crops) > 235_000
-
-
-def test_real_processes_give_the_same_and_go() -> None:
-    """What a simulating process makes is what is made here; once closed none is left."""
-    pool = Pool(1, (), window=4, warm=1, skies_per_step=0.1, processes=1)
-    try:
-        bank, _, truth = pool.batch(0, SKY_PX, 1)
-    finally:
-        pool.close()
-
-    samples = simulate(1, 0, ())
-    light = np.sort(truth[0].ravel())
-    assert any(np.array_equal(light, np.sort(s.truth.ravel())) for s in samples)
-    assert any(np.array_equal(np.sort(bank[0].ravel()), np.sort(s.bank.ravel())) for s in samples)
-    deadline_s = time.monotonic() + 60
-    while multiprocessing.active_children() and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()
