@@ -12,7 +12,10 @@ import sdnotify
 from loguru import logger
 
 from stackd.disk.ledger import Ledger
+from stackd.errors import OutputError
 from stackd.jobs.delivery import Outcome
+
+PATIENCE_S = 0.5  # with a service manager that does not listen: the work goes on without it
 
 _STATES = ("done", "duplicate", "quarantined", "retry", "running")
 
@@ -22,6 +25,8 @@ class Systemd:
 
     def __init__(self) -> None:
         self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.settimeout(PATIENCE_S)  # sdnotify's own would wait for ever, and all work with it
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._ping_every_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 4e6 if mine else 0.0
         self._pinged_s = float("-inf")
@@ -66,7 +71,11 @@ def write_metrics(textfile: Path | None, ledger: Ledger, free_mb: float) -> None
     """Rewrite the metrics' text file; what goes wrong with it is logged."""
     if textfile is None:
         return
-    counts = ledger.counts()
+    try:
+        counts = ledger.counts()
+    except OutputError as error:
+        logger.warning("metrics.textfile is left as it is: {}", error)
+        return
     lines = ["# HELP stackd_sets Sets in the ledger by state.", "# TYPE stackd_sets gauge"]
     lines += [f'stackd_sets{{state="{state}"}} {counts.get(state, 0)}' for state in _STATES]
     lines += [

@@ -39,8 +39,9 @@ class SetError(StackdError):
     """
 
     def __init__(self, reason: str, *, file: str | None = None, remedy: str = "") -> None:
+        reason = printable(reason)
         self.reason, self.file, self.remedy = reason, file, remedy
-        where = f"{file}: " if file else ""
+        where = f"{printable(file).replace(chr(10), '?')}: " if file else ""
         what_to_do = f" ({remedy})" if remedy else ""
         super().__init__(f"{where}{reason}{what_to_do}")
 
@@ -51,6 +52,13 @@ class SetError(StackdError):
 
 def _rebuild_set_error(kind: type[SetError], reason: str, file: str | None, remedy: str) -> SetError:
     return kind(reason, file=file, remedy=remedy)
+
+
+def printable(text: str) -> str:
+    """The text with everything that could move a terminal's cursor or forge a line as its escape; "\\n" stays."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class ModelError(StackdError):

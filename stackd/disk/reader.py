@@ -36,6 +36,11 @@ _FOREIGN = {
 # A plateau of at least so many pixels at a frame's maximum is the sensor's limit, not a star.
 _PLATEAU_PIXELS = 5
 _LOWEST_PLATEAU_ADU = 4095.0  # of a 12-bit camera; below it, equal maxima are chance
+_MOST_SATURATED = 0.5  # share of the pixels; the Moon may fill much of a frame
+
+
+class Useless(SetError):
+    """A capture in good order that shows nothing; the set's other frames may do without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +68,17 @@ def read_frame(path: Path, max_pixels: int, max_bytes: int) -> Frame:
     """The frame in memory, from one read of the file.
 
     Pixels are float32 in the file's unit, NaN where it has no finite value; a picture of three equal planes is
-    mono. Raises what `read_facts` does, and SetError for a frame without any light in it: all
-    pixels equal, or none a number.
+    mono. Raises what `read_facts` does, and Useless for a frame that shows nothing: all pixels equal, none a number,
+    or most of them saturated.
     """
     content, sha256 = read_once(path, max_bytes)
-    with _naming(path):
+    with _naming(path), np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes NaN
         facts, pixels, cards, limit_adu = _decode(content, max_pixels)
+        del content  # a giant's would live on in the traceback of a refusal
         _refuse_blank(pixels)
-    return Frame(str(path.absolute()), sha256, facts, pixels, _saturation_adu(pixels, facts, limit_adu), cards)
+        saturation_adu = _saturation_adu(pixels, facts, limit_adu)
+        _refuse_saturated(pixels, saturation_adu)
+    return Frame(str(path.absolute()), sha256, facts, pixels, saturation_adu, cards)
 
 
 def _facts(file: BinaryIO, file_bytes: int, max_pixels: int) -> FrameFacts:
@@ -123,25 +131,32 @@ def _as_frame_facts(picture: PictureFacts) -> FrameFacts:
 
 
 def _finite_or_nan(pixels: Image) -> Image:
-    finite = np.isfinite(pixels)
-    return pixels if finite.all() else np.where(finite, pixels, np.float32(np.nan))
+    if np.isfinite(pixels.min()) and np.isfinite(pixels.max()):  # as nearly always, and a giant needs no mask
+        return pixels
+    return np.where(np.isfinite(pixels), pixels, np.float32(np.nan))
 
 
 def _refuse_blank(pixels: Image) -> None:
     low, high = np.fmin.reduce(pixels, axis=None), np.fmax.reduce(pixels, axis=None)
     if np.isnan(low):
-        raise SetError("holds no number at all", remedy="remove it")
+        raise Useless("holds no number at all", remedy="remove it")
     if low == high:
-        raise SetError(f"is blank: every pixel is {low:g}", remedy="remove it")
+        raise Useless(f"is blank: every pixel is {low:g}", remedy="remove it")
+
+
+def _refuse_saturated(pixels: Image, saturation_adu: float) -> None:
+    share = np.count_nonzero(pixels >= np.float32(saturation_adu)) / pixels.size
+    if share > _MOST_SATURATED:
+        raise Useless(f"is saturated: {share:.0%} of its pixels are at {saturation_adu:g} ADU", remedy="remove it")
 
 
 def _saturation_adu(pixels: Image, facts: FrameFacts, said_adu: float | None) -> float:
     """The level above which the sensor no longer counts.
 
-    What the header says (SATURATE), else the plateau on which the brightest pixels lie (12- and
-    14-bit cameras in 16-bit files), else the largest value that the samples can hold.
+    What the header says (SATURATE) unless most of the frame lies above it, else the plateau on which the
+    brightest pixels lie (12- and 14-bit cameras in 16-bit files), else the largest value that the samples can hold.
     """
-    if said_adu is not None and said_adu > 0:
+    if said_adu is not None and np.count_nonzero(pixels >= said_adu) <= _MOST_SATURATED * pixels.size:
         return said_adu
     brightest_adu = float(np.fmax.reduce(pixels, axis=None))
     plateau_pixels = int(np.count_nonzero(pixels == np.float32(brightest_adu)))

@@ -1,5 +1,6 @@
 """What reading promises: values as the file means them, one verdict for every broken file, the name in each error."""
 
+import errno
 import gzip
 from collections.abc import Callable
 from io import BytesIO
@@ -14,6 +15,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from PIL import Image
 
+from stackd.disk import pictures
 from stackd.disk.inbox import Unfinished
 from stackd.disk.reader import read_facts, read_frame
 from stackd.errors import SetError
@@ -144,6 +146,14 @@ def test_facts_come_from_any_program_s_cards(write_fits: WriteFits) -> None:
     assert facts.image_type == "light"
 
 
+@pytest.mark.parametrize("said", [-10.0, 0.0, 1e300, "nan", "inf"])
+def test_a_number_that_cannot_be_true_is_silent(write_fits: WriteFits, said: float | str) -> None:
+    """An exposure of 1e300 s would carry every later sum out of the numbers."""
+    facts = facts_of(write_fits(EXPTIME=said, EGAIN=said, XBINNING=said))
+
+    assert (facts.exposure_s, facts.electrons_per_adu, facts.binning) == (None, None, None)
+
+
 @pytest.mark.parametrize("said", ["Unknown", "", "None", "'  '"])
 def test_a_card_that_says_nothing_is_silent(write_fits: WriteFits, said: str) -> None:
     """`Unknown` is no target."""
@@ -177,6 +187,9 @@ def test_image_types_are_known_by_substring(write_fits: WriteFits, said: str, me
         ({"MJD_OBS": 60310.5}, "2024-01-01T12:00:00.000"),
         ({"DATE_OBS": "yesterday"}, None),
         ({"MJD_OBS": 1e12}, None),
+        ({"DATE_OBS": "0001-01-01T00:00:00+23:59"}, None),
+        ({"DATE_OBS": "9999-12-31T23:59:59-23:59"}, None),
+        ({"DATE_OBS": "9999-12-31T23:59:59"}, None),
     ],
 )
 def test_start_times_are_utc(write_fits: WriteFits, cards: dict[str, Any], meant: str | None) -> None:
@@ -343,6 +356,63 @@ def test_too_many_pixels_are_refused_before_unpacking(tmp_path: Path, kind: str)
     assert read_facts(path, 12_000, MAX_BYTES).height_px == 120
 
 
+def test_a_bomb_is_refused_and_a_growing_giant_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What unpacks to a thousand times its size is no frame; half of a large file may still be growing."""
+    monkeypatch.setattr(pictures, "_BOMB_BYTES", 10**6)
+    path = tmp_path / "a.png"
+    content = imagecodecs.png_encode(np.zeros((1_000, 1_000), np.uint16))
+    path.write_bytes(content)
+    with pytest.raises(SetError, match="would unpack") as caught:
+        facts_of(path)
+    assert not isinstance(caught.value, Unfinished)
+
+    path.write_bytes(content[:-100])
+
+    with pytest.raises(Unfinished):
+        facts_of(path)
+
+
+def test_a_png_with_a_wrong_checksum_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Pillow would give the damaged rows as they are."""
+    path = tmp_path / "a.png"
+    content = bytearray(encoded("png", rng.integers(0, 255, (40, 30), np.uint8)))
+    content[600] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(SetError, match="checksum"):
+        frame_of(path)
+
+
+def test_what_the_disk_says_is_not_the_file_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input error may pass: it reaches the worker as it is, and the set is tried again."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded("jpg", np.zeros((40, 30), np.uint8)))
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(Image, "open", fail)
+
+    with pytest.raises(OSError, match="input/output"):
+        facts_of(path)
+
+
+def test_a_decoder_s_words_are_made_printable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may repeat what stands in the file, and end in logs and on terminals."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded("jpg", np.zeros((40, 30), np.uint8)))
+
+    def fail(*args: object, **options: object) -> None:
+        raise ValueError("\x1b[2J\u202e" + "x" * 10_000)
+
+    monkeypatch.setattr(Image, "open", fail)
+
+    with pytest.raises(SetError) as caught:
+        facts_of(path)
+    assert caught.value.reason.isprintable()
+    assert len(caught.value.reason) < 300
+
+
 # Pictures
 
 
@@ -421,5 +491,5 @@ def test_a_tiff_of_several_frames_is_refused(tmp_path: Path, rng: np.random.Gene
     """Which of them would be the frame?"""
     tifffile.imwrite(tmp_path / "a.tif", rng.integers(0, 255, (5, 20, 30), np.uint8), photometric="minisblack")
 
-    with pytest.raises(SetError, match="holds 5 pictures"):
+    with pytest.raises(SetError, match="holds several pictures"):
         facts_of(tmp_path / "a.tif")
