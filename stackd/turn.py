@@ -5,16 +5,18 @@ and a runner, and a monotonic clock's time as argument. Knows no signals, no sys
 so `stackd once` and the tests turn it by hand.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loguru import logger
 
 from stackd.disk import outbox
 from stackd.disk.inbox import Ignored, Listing, scan
-from stackd.disk.ledger import Ledger
+from stackd.disk.ledger import DONE, DUPLICATE, QUARANTINED, Ledger
 from stackd.errors import ModelError, OutputError
+from stackd.jobs import archive
 from stackd.jobs.assembly import Assembler, Assembly, Problem, Rules
 from stackd.jobs.delivery import Claim, Delivery, Outcome
 from stackd.jobs.runner import Runner
@@ -44,6 +46,7 @@ class Turn:
         self.claimed: Claim | None = None
         self.trouble: Trouble | None = None
         self.inbox_trouble = ""
+        self.report_trouble = ""
         self.claiming = True
         self.next_scan_s = float("-inf")
         self.last_scan_s = float("-inf")
@@ -53,6 +56,8 @@ class Turn:
         self._asked: dict[str, Sighting] = {}
         self._changed_s = float("-inf")
         self._in_doubt = False
+        self._inbox_folder = 0, 0  # device and inode
+        self._paused_for = ""  # as the log was told
         self._outcomes: list[Outcome] = []
 
     def adopt(self, settings: Settings) -> None:
@@ -68,14 +73,22 @@ class Turn:
         self._outcomes = []
         self._guarded(self._collect, now_s)
         if now_s >= self.next_scan_s:
-            self._look(now_s)
+            self._guarded(self._look, now_s)
         self._guarded(self._dispatch, now_s)
         return self._outcomes
 
-    def idle(self, now_s: float) -> bool:
-        """Nothing is at work, nothing can be started, and no file is about to settle."""
-        quiet = now_s - self._changed_s > self._quick_until_s()
+    def idle(self) -> bool:
+        """Nothing is at work, nothing can be started, and no file is about to settle.
+
+        Judged by the last scan: however long a busy machine kept us from it, a file must be seen settled.
+        """
+        quiet = self.last_scan_s - self._changed_s > self._quick_until_s()
         return quiet and self.claimed is None and not self.runner.looking and not self._asked and not self._claimable()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is not as it should be while the work goes on."""
+        return tuple(one for one in (self.report_trouble, self._delivery.model_trouble) if one)
 
     def hand_back(self, reason: str) -> None:
         """Stop the work at hand and free its set, its attempt not counted."""
@@ -90,9 +103,15 @@ class Turn:
             step(now_s)
         except (OSError, OutputError) as error:
             trouble = outbox.as_output_error(error) if isinstance(error, OSError) else error
-            self.trouble = Trouble(str(trouble), now_s + PAUSE_S)
             self._in_doubt = True
-            logger.error("the work pauses: {}", trouble)
+            self._pause(str(trouble), now_s)
+
+    def _pause(self, what: str, now_s: float) -> None:
+        """Start no set for a while; the log is told once, however often the same is found again."""
+        if what != self._paused_for:
+            logger.error("the work pauses: {}", what)
+        self._paused_for = what
+        self.trouble = Trouble(what, now_s + PAUSE_S)
 
     def _collect(self, now_s: float) -> None:
         for probed in self.runner.probed():
@@ -105,20 +124,30 @@ class Turn:
             claim, self.claimed = self.claimed, None
             if claim is None:
                 raise RuntimeError(f"a report of {report.set_name} without a claim")
-            self.next_scan_s = min(self.next_scan_s, now_s)
             outcome = self._delivery.deliver(claim, report)
             self._outcomes.append(outcome)
+            self._let_go(claim, outcome, now_s)
             if self._delivery.space_needed:
-                self.trouble = Trouble(outcome.reason, now_s + PAUSE_S)
+                self._pause(outcome.reason, now_s)
         if self.settings.set.after == "archive" and self.trouble is None:
-            self._delivery.archive_finished()
+            archive.move_finished(self.settings.folders, self._ledger)
+
+    def _let_go(self, claim: Claim, outcome: Outcome, now_s: float) -> None:
+        """A set that ended is no longer complete; the inbox is scanned anew only where its end may come from there.
+
+        A scan after each set would be most of a busy night's work: the next one that is due is soon enough.
+        """
+        left = tuple(one for one in self.assembly.complete if one != claim.capture_set)
+        self.assembly = replace(self.assembly, complete=left)
+        if outcome.verdict not in (DONE, DUPLICATE, QUARANTINED):
+            self.next_scan_s = min(self.next_scan_s, now_s)
 
     def _look(self, now_s: float) -> None:
         """Scan and judge. An inbox that is gone changes nothing: what is known stays as it is."""
         self.last_scan_s = now_s
         self.next_scan_s = now_s + self.settings.set.scan_interval_s
         try:
-            listing = scan(self.settings.folders.inbox)
+            listing = self._inbox_now()
         except OSError as error:
             if not self.inbox_trouble:
                 logger.error("the inbox cannot be read; nothing is changed and stackd goes on trying: {}", error)
@@ -132,9 +161,22 @@ class Turn:
         _name_ignored([one for one in listing.ignored if one not in self.listing.ignored])
         self.listing = listing
         self._assemble(now_s)
+        if self.settings.set.after == "archive":
+            archive.tidy(self.settings, listing.empty_folders)
         if now_s - self._changed_s <= self._quick_until_s():
             quick_s = max(self.settings.set.settle_s / 2, QUICK_SCAN_S)
             self.next_scan_s = now_s + min(self.settings.set.scan_interval_s, quick_s)
+
+    def _inbox_now(self) -> Listing:
+        """A scan. Raises OSError also for an empty folder where another one held files: a disk was unmounted there."""
+        inbox = self.settings.folders.inbox
+        listing, found = scan(inbox), os.stat(inbox)
+        folder = found.st_dev, found.st_ino
+        empty = not (listing.sightings or listing.empty_folders)
+        if empty and self.listing.sightings and folder != self._inbox_folder:
+            raise OSError(f"{inbox} is another folder now, and empty; is its disk mounted?")
+        self._inbox_folder = folder
+        return listing
 
     def _quick_until_s(self) -> float:
         """So long after the last change in the inbox some file may be about to settle."""
@@ -143,16 +185,25 @@ class Turn:
     def _assemble(self, now_s: float) -> None:
         there = set(self.listing.sightings)
         self._facts = {sighting: found for sighting, found in self._facts.items() if sighting in there}
-        self.assembly = self._assembler.update(self.listing, self._facts, self._ledger.past(), now_s)
+        past = self._ledger.past(sighting.path for sighting in self.listing.sightings)
+        self.assembly = self._assembler.update(self.listing, self._facts, past, now_s)
         folder = self.settings.folders.inbox
         new = {str(folder / one.path): one for one in self.assembly.needs_facts}
         new = {path: one for path, one in new.items() if path not in self._asked}
         self._asked |= new
         self.runner.probe(new, self.settings.limits.model_dump())
-        self._guarded(self._report_spoiled, now_s)
+        self._report_spoiled()
 
-    def _report_spoiled(self, now_s: float) -> None:
-        self._outcomes += self._delivery.report_spoiled(self.assembly.spoiled, self.listing.sightings)
+    def _report_spoiled(self) -> None:
+        """A quarantine that cannot be written costs error.json alone: status tells the reasons, other sets go on."""
+        try:
+            self._outcomes += self._delivery.report_spoiled(self.assembly.spoiled, self.listing.sightings)
+            self.report_trouble = ""
+        except OSError as error:
+            trouble = str(outbox.as_output_error(error))
+            if trouble != self.report_trouble:
+                logger.error("{}; the work goes on", trouble)
+            self.report_trouble = trouble
 
     def _dispatch(self, now_s: float) -> None:
         """Claim the next complete set if nothing is at work and the disks can take a result."""
@@ -163,45 +214,43 @@ class Turn:
         try:
             model = self._delivery.model()
         except ModelError as error:
-            self.trouble = Trouble(str(error), now_s + PAUSE_S)
-            logger.error("the work pauses: {}", error)
+            self._pause(str(error), now_s)
             return
         for capture_set in self.assembly.complete:
             self.claimed = self._delivery.claim(capture_set, model)
             if self.claimed is not None:
                 self.runner.submit(self.claimed.job)
+                if self._paused_for:
+                    logger.info("the work goes on")
+                    self._paused_for = ""
                 return
 
     def _may_work(self, now_s: float) -> bool:
         """Whether earlier trouble has passed and there is room; what is in doubt is settled first."""
         if self.trouble is not None and now_s < self.trouble.until_s:
             return False
-        missing = self._missing_space()
-        if missing:
-            if self.trouble is None or not self._delivery.space_needed:
-                logger.error("the work pauses: {}", missing)
+        if missing := missing_space(self.settings):
             self._delivery.space_needed = True
-            self.trouble = Trouble(missing, now_s + PAUSE_S)
+            self._pause(missing, now_s)
             return False
         if self._in_doubt:
             self._delivery.settle_running(counted=False)
             self._in_doubt = False
-        if self.trouble is not None:
-            logger.info("the work goes on")
         self.trouble, self._delivery.space_needed = None, False
         return True
-
-    def _missing_space(self) -> str:
-        needed_mb = self.settings.limits.min_free_mb
-        for folder in (self.settings.folders.outbox, self.settings.folders.state):
-            left_mb = outbox.free_mb(folder)
-            if left_mb < needed_mb:
-                return f"{folder}: {left_mb:.0f} MB left, limits.min_free_mb is {needed_mb}; free some space there"
-        return ""
 
     def _claimable(self) -> bool:
         """Whether a complete set waits only for its turn (not for a later try or for a person)."""
         return self.claiming and self.trouble is None and any(map(self._delivery.is_due, self.assembly.complete))
+
+
+def missing_space(settings: Settings) -> str:
+    """Which folder has too little space left to start a set, "" if none. Raises OSError where one is gone."""
+    needed_mb = settings.limits.min_free_mb
+    for folder in (settings.folders.outbox, settings.folders.state):
+        if outbox.free_mb(folder) < needed_mb:
+            return f"{folder}: less than limits.min_free_mb = {needed_mb} MB are left; free some space there"
+    return ""
 
 
 def _name_ignored(fresh: list[Ignored]) -> None:

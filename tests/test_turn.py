@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 from standin import WORK, write_frame
 
 from stackd.disk import outbox
@@ -336,6 +337,64 @@ def test_archive_moves_finished_frames(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path / "archive/M27")) == 8
     assert len(os.listdir(tmp_path / "inbox/bad")) == 8
     house.ledger.close()
+
+
+def test_emptied_folders_go_once_nobody_adds_to_them(tmp_path: Path) -> None:
+    """Not at once, as the next frame may be on its way; never one that stackd did not empty, or with a file in it."""
+    house = House(tmp_path, set__after="archive")
+    for name in ("M27", "noted"):
+        house.drop(name, first={"M27": 0, "noted": 20}[name])
+    (tmp_path / "inbox/noted/.note").write_text("mine")
+    (tmp_path / "inbox/tonight").mkdir()
+    house.pass_time(60.0)
+    assert sorted(os.listdir(tmp_path / "inbox")) == ["M27", "noted", "tonight"]
+
+    for name in ("M27", "noted", "tonight"):
+        os.utime(tmp_path / "inbox" / name, (0, 0))
+    house.pass_time(20.0)
+    assert sorted(os.listdir(tmp_path / "inbox")) == ["noted", "tonight"]
+    assert os.listdir(tmp_path / "inbox/noted") == [".note"]
+    house.ledger.close()
+
+
+def test_a_quarantined_set_that_is_mended_leaves_no_trace(house: House) -> None:
+    """Neither a row in the ledger nor an error.json that a lost ledger would bring back, whenever the house dies."""
+    house.drop("M27", do="refuse")
+    house.drop("M31", first=20, do="bad disk")
+    assert sorted(house.pass_time(10.0)) == ["M27 quarantined", "M31 retry"]
+    write_frame(house.folder / "inbox/M27/0.fits", 0, target="M27", mended=True)
+    write_frame(house.folder / "inbox/M31/20.fits", 20, target="M31", mended=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(house.ledger, "finish", lambda *asked: (_ for _ in ()).throw(OutputError("full")))
+        house.pass_time(20.0)
+    assert house.error("M27") is None
+    house.reopen()
+
+    house.pass_time(60.0)
+    assert house.published() == ["M27", "M31"]
+    assert [(one.name, one.state) for one in house.ledger.entries()] == [("M27", DONE), ("M31", DONE)]
+    assert os.listdir(house.folder / "quarantine") == []
+
+
+def test_the_log_names_the_file_at_fault(house: House) -> None:
+    """Who reads only the log must know which frame to look at."""
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    house.drop("M27", do="refuse")
+    house.pass_time(10.0)
+    logger.remove(sink)
+
+    assert any("put into quarantine: a.fits: the frames show nothing" in line for line in lines)
+
+
+def test_a_late_second_scan_does_not_end_the_wait(house: House) -> None:
+    """A machine that is busy for minutes between two scans: the files have still to be seen settled."""
+    house.drop("M27")
+    house.turn.advance(house.clock_s)
+    house.clock_s += 600.0
+    assert not house.turn.idle()
+    assert house.pass_time(20.0) == ["M27 done"]
+    assert house.turn.idle()
 
 
 def test_a_broken_model_gives_way_to_the_one_that_served(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

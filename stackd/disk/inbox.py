@@ -7,10 +7,12 @@ alone; `read_once` gives a file's bytes and digest. Knows nothing of sets, forma
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +27,8 @@ _TEMPORARY_BEGINNINGS = ("~", "tmp")
 _COPY_ENDINGS = (".part", ".partial", ".crdownload", ".tmp", ".temp", ".filepart", ".swp")
 _TEMPORARY_ENDINGS = ("_", "~", *_COPY_ENDINGS)
 _FOREIGN_SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "@eadir", "lost+found"})
+# A name that needs no closer look, so that an inbox of ten thousand frames is seen in well below 0.1 s.
+_PLAIN_CAPTURE = re.compile(r"(?!tmp)[a-z0-9_][ -~]*\.(?:fits?|fts|tiff?|png|jpe?g)", re.IGNORECASE | re.ASCII)
 _MIB = 1 << 20
 
 
@@ -59,25 +63,20 @@ def scan(inbox: Path) -> Listing:
     sightings: list[Sighting] = []
     ignored: list[Ignored] = []
     empty: list[str] = []
-    for entry, path in _entries(inbox, "", ignored):
-        if not entry.is_dir(follow_symlinks=False):
-            _judge(entry, path, sightings, ignored)
-            continue
-        if entry.name.lower() in CALIBRATION_FOLDERS or entry.name.lower().endswith(_COPY_ENDINGS):
-            ignored.append(Ignored(path, _why_not_entered(entry.name)))
+    for folder in _look_into(inbox, "", sightings, ignored):
+        if reason := _why_not_entered(folder):
+            ignored.append(Ignored(folder, reason))
             continue
         before = len(sightings)
-        for inner, inner_path in _entries(inbox / entry.name, f"{entry.name}/", ignored):
-            if inner.is_dir(follow_symlinks=False):
-                ignored.append(Ignored(inner_path, _why_not_entered(inner.name)))
-            else:
-                _judge(inner, inner_path, sightings, ignored)
+        for inner in _look_into(inbox / folder, f"{folder}/", sightings, ignored):
+            reason = _why_not_entered(inner) or "a folder inside a set's folder; frames lie directly in it"
+            ignored.append(Ignored(f"{folder}/{inner}", reason))
         if len(sightings) == before:
-            empty.append(path)
+            empty.append(folder)
     return Listing(
-        tuple(sorted(sightings, key=lambda sighting: sighting.path)),
+        tuple(sorted(sightings, key=attrgetter("path"))),
         tuple(sorted(empty)),
-        tuple(sorted(ignored, key=lambda one: one.path)),
+        tuple(sorted(ignored, key=attrgetter("path"))),
     )
 
 
@@ -127,40 +126,68 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _entries(folder: Path, prefix: str, ignored: list[Ignored]) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Entries with a usable, visible name; sub-folders that vanish are skipped, the inbox itself not."""
+def _look_into(folder: Path, prefix: str, sightings: list[Sighting], ignored: list[Ignored]) -> list[str]:
+    """Put each file where it belongs; gives the names of the folders in it, but for hidden and system ones.
+
+    A sub-folder that vanishes is empty; the inbox itself must be there.
+    """
+    folders: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            found = list(entries)
+            for entry in entries:
+                name = entry.name
+                if not (plain := _PLAIN_CAPTURE.fullmatch(name)) and not _is_usable(name, prefix, ignored):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                elif (status := _status(entry)) is None:
+                    continue
+                elif plain and stat.S_ISREG(status.st_mode):
+                    sightings.append(Sighting(prefix + name, status.st_size, status.st_mtime_ns, status.st_ino))
+                else:
+                    _judge(prefix, name, status, sightings, ignored)
     except (FileNotFoundError, PermissionError) as error:
         if not prefix:
             raise
         if isinstance(error, PermissionError):
             ignored.append(Ignored(prefix.rstrip("/"), "stackd may not look into this folder; give it read permission"))
-        return
-    for entry in found:
-        if entry.name.startswith(".") or entry.name.lower() in _FOREIGN_SYSTEM_NAMES:
-            continue
-        path = prefix + entry.name
-        if entry.name.isprintable():
-            yield entry, path
-        else:
-            ignored.append(Ignored(ascii(path)[1:-1], "the name holds unprintable characters; rename it"))
+    return folders
 
 
-def _judge(entry: os.DirEntry[str], path: str, sightings: list[Sighting], ignored: list[Ignored]) -> None:
-    """Put a non-folder entry where it belongs."""
-    reason = _why_not_a_capture(entry.name)
-    if not reason:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        reason = _why_not_regular(status.st_mode)
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """None where the file is gone by now."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _is_usable(name: str, prefix: str, ignored: list[Ignored]) -> bool:
+    """Whether a person gave the name; one that no terminal can show is named, escaped."""
+    if name.startswith(".") or name.lower() in _FOREIGN_SYSTEM_NAMES:
+        return False
+    if not name.isprintable():
+        ignored.append(Ignored(ascii(prefix + name)[1:-1], "the name holds unprintable characters; rename it"))
+        return False
+    return True
+
+
+def _judge(prefix: str, name: str, status: os.stat_result, sightings: list[Sighting], ignored: list[Ignored]) -> None:
+    """What a file is comes before what it is called."""
+    reason = _why_not_regular(status.st_mode) or _why_not_a_capture(name)
     if reason:
-        ignored.append(Ignored(path, reason))
+        ignored.append(Ignored(prefix + name, reason))
     else:
-        sightings.append(Sighting(path, status.st_size, status.st_mtime_ns, status.st_ino))
+        sightings.append(Sighting(prefix + name, status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+def _why_not_regular(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return ""
+    if stat.S_ISLNK(mode):
+        return "a symbolic link; put the file itself there"
+    kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    return f"{kind}, not a file of pixels; remove it"
 
 
 def _why_not_a_capture(name: str) -> str:
@@ -171,15 +198,7 @@ def _why_not_a_capture(name: str) -> str:
     return "" if dot + suffix in CAPTURE_SUFFIXES else "not a format that stackd reads (FITS, TIFF, PNG, JPEG)"
 
 
-def _why_not_regular(mode: int) -> str:
-    if stat.S_ISREG(mode):
-        return ""
-    return "a symbolic link; put the file itself there" if stat.S_ISLNK(mode) else "not a regular file"
-
-
 def _why_not_entered(name: str) -> str:
     if name.lower() in CALIBRATION_FOLDERS:
         return "calibration frames, which are not part of the set"
-    if name.lower().endswith(_COPY_ENDINGS):
-        return "a name of unfinished copies"
-    return "a folder inside a set's folder; frames lie directly in the set's folder"
+    return "a name of unfinished copies" if name.lower().endswith(_COPY_ENDINGS) else ""

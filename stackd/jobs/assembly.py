@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from stackd.disk.inbox import Listing
 from stackd.jobs.chunks import Group, Outcome, Pending, Problem, Rules, Spoiled, Waiting, judge
-from stackd.jobs.grouping import FrameOf, folder_name, loose_groups, name_shape
+from stackd.jobs.grouping import FrameOf, folder_name, forget_names, loose_groups, name_shape
 from stackd.records import CaptureSet, FrameFacts, Sighting
 
 # A file shorter than its header declares has so many settle times to grow before it counts as broken.
@@ -71,6 +71,7 @@ class Assembler:
         `now_s`: a monotonic clock's, never the files' own times.
         """
         self._tracks = _follow(self._tracks, listing, now_s)
+        forget_names(beyond=2 * len(self._tracks))
         used_paths, used_names = _held_by(past, listing)
         unused: list[Unused] = []
         needs_facts: list[Sighting] = []

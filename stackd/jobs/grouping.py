@@ -6,9 +6,10 @@ set size; assembly.py counts and waits.
 
 import os
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import takewhile
 
 from stackd.records import FrameFacts, Sighting
@@ -18,22 +19,31 @@ NaturalKey = tuple[tuple[str | int, ...], str]
 
 _NUMBER = re.compile(r"(\d+)")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+_LEFT_OF_NAME = 100  # of a longer one; a checksum tells it from others that begin alike or hold no ASCII letter
+_FEWEST_REMEMBERED = 1000
 _LONGEST_NAME_BYTES = 120  # leaves room for "-12", "__r2" and the staging folder's attempt
 
 
-@lru_cache(maxsize=1 << 16)
+@cache
 def natural_key(path: str) -> NaturalKey:
     """Sort key under which 2.png comes before 10.png."""
     parts = _NUMBER.split(path.lower())
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), path
 
 
-@lru_cache(maxsize=1 << 16)
+@cache
 def name_shape(path: str) -> str:
     """The name with every number replaced by "#"; "" where it holds none. Files of one camera run share it."""
     stem = os.path.splitext(path)[0].lower()
     shape = _NUMBER.sub("#", stem)
     return "" if shape == stem else shape
+
+
+def forget_names(*, beyond: int) -> None:
+    """Let go of what is remembered of names if it is of more than `beyond`: most of those files are gone."""
+    for remembered in (natural_key, name_shape):
+        if remembered.cache_info().currsize > max(beyond, _FEWEST_REMEMBERED):
+            remembered.cache_clear()
 
 
 def in_order(frames: Iterable[FrameOf]) -> list[FrameOf]:
@@ -120,6 +130,8 @@ def safe_name(text: str) -> str:
     return _UNSAFE.sub("-", text)[:_LONGEST_NAME_BYTES].strip("-._")
 
 
-def folder_name(folder: str) -> str:
-    """A set folder's name as the set's name: as it is, unless it is too long to be extended."""
-    return folder if len(folder.encode()) <= _LONGEST_NAME_BYTES else safe_name(folder)
+def folder_name(name: str) -> str:
+    """A folder's (or a lone file's) name as the set's name: as it is, unless it is too long to be extended."""
+    if len(name.encode()) <= _LONGEST_NAME_BYTES:
+        return name
+    return f"{safe_name(name)[:_LEFT_OF_NAME] or 'set'}-{zlib.crc32(name.encode()):08x}"

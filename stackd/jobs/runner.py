@@ -7,13 +7,14 @@ stranger's file does to a parser: a worker that dies, hangs or grows costs one a
 
 import multiprocessing
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from loguru import logger
 
+from stackd.errors import OutputError
 from stackd.jobs.assembly import Problem
 from stackd.jobs.worker import Hands, Known, Probed, Work, WorkerStart, serve
 from stackd.records import Job, Report
@@ -110,6 +111,7 @@ class WorkerRunner:
         self._known, self._on_progress, self._clock = known, on_progress, clock
         self._to_look: deque[tuple[str, dict[str, Any]]] = deque()
         self._at_look: deque[tuple[str, dict[str, Any]]] = deque()
+        self._deaths = Counter[str]()  # of readers at a file, since it was last read
         self._probed: list[Probed] = []
         self._reports: list[Report] = []
         self._job: Job | None = None
@@ -174,9 +176,9 @@ class WorkerRunner:
             alive = self._process.is_alive()  # asked first: what it said before it died is still in the pipe
             said_all = self._receive()
             if not alive or not said_all:
-                self._bury("died" + _how(self._process))
+                self._bury("died" + _how(self._process), died=True)
             elif self._busy and self._clock() > self._deadline_s:
-                self._bury("ran out of time and was stopped")
+                self._bury("ran out of time and was stopped", died=False)
         if not self._busy:
             self._send_next()
 
@@ -199,15 +201,22 @@ class WorkerRunner:
             case "progress":
                 self._on_progress(self._job.set_name if self._job else "", *details)
             case "digest":
-                self._pipe.send(self._known(details[0]))
+                self._pipe.send(self._answer(details[0]))
             case "probed":
-                self._at_look.popleft()
+                self._deaths.pop(self._at_look.popleft()[0], None)
                 self._deadline_s = self._clock() + LOOK_DEADLINE_S
                 self._probed.append(details[0])
             case "report":
                 self._job, self._at_work = None, False
                 self._sets += 1
                 self._reports.append(details[0])
+
+    def _answer(self, digest: str) -> str | OutputError | None:
+        """What `known` says, or why it cannot say: the worker waits for a word in any case."""
+        try:
+            return self._known(digest)
+        except OutputError as error:
+            return error
 
     def _send_next(self) -> None:
         if self._job is not None:
@@ -243,7 +252,7 @@ class WorkerRunner:
             self._sets, self._model = 0, ""
         self._model = model or self._model
 
-    def _bury(self, how: str) -> None:
+    def _bury(self, how: str, *, died: bool) -> None:
         """The worker is gone or must go: blame what it was at, put the rest back."""
         self._kill()
         if self._at_work and self._job is not None:
@@ -254,12 +263,20 @@ class WorkerRunner:
             )
             self._job, self._at_work = None, False
         elif self._at_look:
-            path, _ = self._at_look.popleft()
-            logger.error("the worker {} while it looked at {}", how, path)
-            problem = Problem(f"cannot be read: the reader {how}", "replace or remove the file")
-            self._probed.append(Probed(path, problem))
-            self._to_look.extendleft(reversed(self._at_look))
-            self._at_look.clear()
+            self._bury_reader(how, died)
+
+    def _bury_reader(self, how: str, died: bool) -> None:
+        """A death may be an accident, as when memory is short: the file is looked at again, `limits.attempts` times."""
+        path, limits = self._at_look.popleft()
+        logger.error("the worker {} while it looked at {}", how, path)
+        self._to_look.extendleft(reversed(self._at_look))
+        self._at_look.clear()
+        self._deaths[path] += 1
+        if died and self._deaths[path] < limits["attempts"]:
+            self._to_look.append((path, limits))  # after all others
+            return
+        del self._deaths[path]
+        self._probed.append(Probed(path, Problem(f"cannot be read: the reader {how}", "replace or remove the file")))
 
     def _kill(self) -> None:
         if self._process is None:

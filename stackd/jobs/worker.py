@@ -5,6 +5,7 @@ reads requests from a pipe until it is killed. The functions that touch pixels a
 imported on first use, so that importing this module loads neither TensorFlow nor astropy.
 """
 
+import errno
 import importlib
 import os
 import resource
@@ -31,6 +32,7 @@ from stackd.records import FrameFacts, Job, Report
 Progress = Callable[[str, float], None]
 Known = Callable[[str], str | None]  # content digest -> the finished set that has it
 OOM_SCORE = 500  # the kernel, short of memory, takes the worker before the supervisor
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EAGAIN, errno.EMFILE, errno.ENFILE})
 _MIB = 1 << 20
 
 
@@ -87,20 +89,27 @@ class Hands:
 
     def do(self, job: Job, progress: Progress, known: Known) -> Report:
         """Restore one set into job.staging. Never raises: see `Report.cause`."""
+        try:
+            with logs.of_set(job.set_name, Path(job.staging)):
+                return self._restored(job, progress, known)
+        except OSError as error:  # its set.log: a part of the result like any other
+            with logs.of_set(job.set_name):
+                return _failure(job, error, ())
+
+    def _restored(self, job: Job, progress: Progress, known: Known) -> Report:
         sha256s: tuple[str, ...] = ()
-        with logs.of_set(job.set_name, Path(job.staging)):
-            try:
-                logger.info("{} frames, attempt {}", len(job.paths), job.attempt)
-                progress("reading", 0.0)
-                sha256s = self._digests(job)
-                original = known(digest_of(sha256s))
-                if original is not None:
-                    return Report(job.set_name, False, reason=original, cause="duplicate", sha256s=sha256s)
-                _, process = _resolve(self._work.process)
-                result = process(job, self._restorer_for(job.model), progress)
-                return Report(job.set_name, True, result=result, sha256s=sha256s)
-            except Exception as error:  # noqa: BLE001 - one bad set may not stop the night
-                return _failure(job, error, sha256s)
+        try:
+            logger.info("{} frames, attempt {}", len(job.paths), job.attempt)
+            progress("reading", 0.0)
+            sha256s = self._digests(job)
+            original = known(digest_of(sha256s))
+            if original is not None:
+                return Report(job.set_name, False, reason=original, cause="duplicate", sha256s=sha256s)
+            _, process = _resolve(self._work.process)
+            result = process(job, self._restorer_for(job.model), progress)
+            return Report(job.set_name, True, result=result, sha256s=sha256s)
+        except Exception as error:  # noqa: BLE001 - one bad set may not stop the night
+            return _failure(job, error, sha256s)
 
     def _digests(self, job: Job) -> tuple[str, ...]:
         """Before any work: the same frames under another name need none."""
@@ -125,7 +134,10 @@ def serve(pipe: Connection, start: WorkerStart) -> None:
 
     def known(digest: str) -> str | None:
         pipe.send(("digest", digest))
-        return pipe.recv()
+        answer = pipe.recv()
+        if isinstance(answer, OutputError):
+            raise answer
+        return answer
 
     with suppress(EOFError, BrokenPipeError):  # the supervisor closed its end
         while True:
@@ -160,6 +172,9 @@ def _failure(job: Job, error: Exception, sha256s: tuple[str, ...]) -> Report:
         case SetError():
             logger.error("cannot be restored: {}", error)
             words = {"reason": error.reason, "file": error.file, "remedy": error.remedy, "cause": "set"}
+        case ModelError() if _errno(error) in _PASSING:
+            logger.warning("put off: {}", error)
+            words = {"reason": str(error), "cause": "transient", "retry": True}
         case ModelError():
             logger.error("the model cannot be used: {}", error)
             words = {"reason": str(error), "cause": "model", "retry": True}

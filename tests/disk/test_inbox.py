@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -89,6 +90,22 @@ def test_links_pipes_and_folders_with_a_capture_name_are_no_captures(tmp_path: P
     assert listing.empty_folders == ("folder.fits",)
 
 
+def test_what_a_file_is_comes_before_what_it_is_called(tmp_path: Path) -> None:
+    """A link or a pipe is named as one whatever its name ends in, and a person is told what to do."""
+    os.mkfifo(tmp_path / "notes.txt")
+    (tmp_path / "tmp1").symlink_to("/nowhere")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(tmp_path / "s.fits"))
+
+    reasons = {one.path: one.reason for one in scan(tmp_path).ignored}
+
+    assert reasons == {
+        "notes.txt": "a named pipe, not a file of pixels; remove it",
+        "s.fits": "a socket, not a file of pixels; remove it",
+        "tmp1": "a symbolic link; put the file itself there",
+    }
+
+
 def test_calibration_unfinished_and_deeper_folders_are_not_entered(tmp_path: Path) -> None:
     """Darks are not frames of the set, wherever they lie; a folder still being copied waits for its name."""
     for name in (
@@ -144,14 +161,14 @@ def test_a_set_folder_that_vanishes_meanwhile_is_simply_not_there(
 
 
 def test_ten_thousand_files_are_listed_in_a_blink(tmp_path: Path) -> None:
-    """The scan is the truth and runs often, so it must be cheap (about 50 ms; ten times that fails)."""
+    """The scan is the truth and runs often, so it must be cheap (about 60 ms of computing; five times that fails)."""
     for number in range(10_000):
         (tmp_path / f"light_{number:05d}.fits").touch()
 
-    started = time.perf_counter()
+    started = time.process_time()  # what other programs do meanwhile does not count
     listing = scan(tmp_path)
 
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.3
     assert len(listing.sightings) == 10_000
 
 

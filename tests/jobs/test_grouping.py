@@ -103,4 +103,5 @@ def test_no_text_becomes_a_dangerous_folder_name() -> None:
         assert len(name) <= 120
     assert folder_name("M 31 (Größe)") == "M 31 (Größe)"
     assert len(folder_name("é" * 100).encode()) <= 120
+    assert folder_name("星" * 60) == folder_name("星" * 60) != folder_name("月" * 60) != ""  # never no name at all
     assert common_stem(["a1.png", "b1.png"]) == ""
