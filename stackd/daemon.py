@@ -16,7 +16,18 @@ from types import FrameType
 from typing import Any
 
 from loguru import logger
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 from watchdog.observers.polling import PollingObserver
 
@@ -34,7 +45,11 @@ from stackd.turn import Turn
 LONGEST_SLEEP_S = 1.0  # deadlines, dead watchers and systemd's watchdog are looked after so often
 SHORTEST_SCAN_GAP_S = 0.5  # a rain of events makes no rain of scans
 POLL_INTERVAL_S = 2.0  # of set.watch = "poll"
-_UNREMARKABLE = frozenset({"opened", "closed_no_write"})  # our own reading must not wake us
+# What wakes us. Not that a file was opened or closed unchanged: our own reading would, ten thousand times a flood.
+_NEWS: list[type[FileSystemEvent]] = [
+    *(FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileDeletedEvent, FileClosedEvent),
+    *(DirCreatedEvent, DirMovedEvent, DirDeletedEvent),
+]
 
 
 class Bell:
@@ -105,7 +120,7 @@ class Watcher:
             return
         observer: Any = PollingObserver(timeout=POLL_INTERVAL_S) if self._mode == "poll" else Observer()
         try:
-            observer.schedule(self._handler, str(self._inbox), recursive=True)
+            observer.schedule(self._handler, str(self._inbox), recursive=True, event_filter=_NEWS)
             observer.start()
         except OSError as error:  # no inotify watches left, or the inbox went again
             logger.warning("the inbox cannot be watched, scans alone find new files: {}", error)
@@ -126,8 +141,7 @@ class _Ring(FileSystemEventHandler):
         self._bell = bell
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type not in _UNREMARKABLE:
-            self._bell.ring()
+        self._bell.ring()
 
 
 class Daemon:
@@ -150,6 +164,7 @@ class Daemon:
         self._work, self._reread, self._hear, self._on_progress = work or Work(), reread, hear, on_progress
         self._step = ""
         self._said: dict[str, Any] = {}
+        self._unwritten = False  # status.json is older than what was said last
         self._stop_signals: list[int] = []
         self._reload = False
         self._systemd = announce.Systemd()
@@ -174,8 +189,9 @@ class Daemon:
         watcher = Watcher(self.settings.folders.inbox, self.settings.set.watch, self._bell)
         try:
             watch = watcher.keep_alive()
-            self._systemd.say("READY=1")
-            logger.info("stackd watches {} ({})", self.settings.folders.inbox, watch)
+            if not self._stop_signals:
+                self._systemd.say("READY=1")
+                logger.info("stackd watches {} ({})", self.settings.folders.inbox, watch)
             while not self._stop_signals:
                 self._round(watch)
                 watch = watcher.keep_alive()
@@ -186,8 +202,9 @@ class Daemon:
 
     def once(self) -> None:
         """Turn until nothing is complete and nothing at work; a signal stops it as it stops `run`."""
-        self._round("")
-        while not self._stop_signals and not self.turn.idle(time.monotonic()) and self.turn.trouble is None:
+        if not self._stop_signals:
+            self._round("")
+        while not self._stop_signals and not self.turn.idle() and self.turn.trouble is None:
             self._sleep()
             self._round("")
         if self._stop_signals:
@@ -207,7 +224,7 @@ class Daemon:
             logger.error("the ledger was damaged; it lies in {} and is rebuilt", self._ledger.was_damaged)
         delivery = Delivery(self.settings, self._ledger)
         try:
-            delivery.recover()
+            delivery.recover(lambda: bool(self._stop_signals))
         except OSError as error:
             raise outbox.as_output_error(error) from error
         return delivery
@@ -290,14 +307,18 @@ class Daemon:
     def _publish_status(self, watch: str) -> None:
         """Only when it changed; a disk that cannot take it costs the status alone."""
         view = status.snapshot(self.turn, self._step, watch)
-        if view == self._said:
+        if view != self._said:
+            self._said = view
+            self._systemd.say(f"STATUS={status.one_line(view)}")
+        elif not self._unwritten:
             return
-        self._said = view
-        self._systemd.say(f"STATUS={status.one_line(view)}")
         try:
             status.write(self.settings.folders.state, view)
+            self._unwritten = False
         except OSError as error:
-            logger.warning("status.json cannot be written: {}", error)
+            if not self._unwritten:
+                logger.warning("status.json cannot be written for now: {}", error)
+            self._unwritten = True
 
     def _known(self, digest: str) -> str | None:
         entry = self._ledger.done_with(digest)

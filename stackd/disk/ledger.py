@@ -6,11 +6,13 @@ rebuilt, and a missing row never deletes anything. Knows no clock but the one it
 """
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stackd.errors import OutputError
 from stackd.records import CaptureSet, Sighting
@@ -137,54 +139,80 @@ class Ledger:
 
     def entry(self, identity: str) -> Entry | None:
         """One set, or None if it was never worked on."""
-        row = self._db.execute(f"SELECT {_COLUMNS} FROM sets WHERE identity = ?", (identity,)).fetchone()
-        return Entry(*row) if row else None
+        rows = self._read(f"SELECT {_COLUMNS} FROM sets WHERE identity = ?", (identity,))
+        return Entry(*rows[0]) if rows else None
 
     def entries(self, state: str | None = None, name: str | None = None) -> list[Entry]:
         """Sets in order of their last change, of one state or one name if given."""
         query = f"SELECT {_COLUMNS} FROM sets WHERE ? IN (state, '') AND ? IN (name, '') ORDER BY changed_s, name"
-        return [Entry(*row) for row in self._db.execute(query, (state or "", name or ""))]
+        return [Entry(*row) for row in self._read(query, (state or "", name or ""))]
 
     def counts(self) -> dict[str, int]:
         """How many sets are in each state; states without any are left out."""
-        return dict(self._db.execute("SELECT state, COUNT(*) FROM sets GROUP BY state"))
+        return dict(self._read("SELECT state, COUNT(*) FROM sets GROUP BY state"))
 
     def frames(self, identity: str) -> tuple[Sighting, ...]:
         """A set's frames in order of time, inode 0."""
         query = "SELECT path, size_bytes, mtime_ns, 0 FROM frames WHERE identity = ? ORDER BY position"
-        return tuple(Sighting(*row) for row in self._db.execute(query, (identity,)))
+        return tuple(Sighting(*row) for row in self._read(query, (identity,)))
 
-    def past(self) -> list[CaptureSet]:
-        """Every set whose frames are spoken for: running, done, duplicate or quarantined after work."""
-        version = self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes
+    def past(self, there: Iterable[str] | None = None) -> list[CaptureSet]:
+        """Every set whose frames are spoken for: running, done, duplicate or quarantined after work.
+
+        `there`: the paths in the inbox now (None: all that ever were). A set with no frame among them comes with
+        its name alone: the ledger of many nights must not fill the memory.
+        """
+        paths = None if there is None else json.dumps(list(there))
+        version = self._read("PRAGMA data_version")[0][0], self._db.total_changes, hash(paths)
         if self._past is None or self._past[0] != version:
             frames: dict[str, list[Sighting]] = {}
-            for identity, *rest in self._db.execute(
-                "SELECT identity, path, size_bytes, mtime_ns, 0 FROM frames ORDER BY identity, position"
-            ):
+            query, values = "SELECT identity, path, size_bytes, mtime_ns, 0 FROM frames", ()
+            if paths is not None:
+                touched = "SELECT identity FROM frames WHERE path IN (SELECT value FROM json_each(?))"
+                query, values = f"{query} WHERE identity IN ({touched})", (paths,)
+            for identity, *rest in self._read(f"{query} ORDER BY identity, position", values):
                 frames.setdefault(identity, []).append(Sighting(*rest))
             query = "SELECT identity, name FROM sets WHERE state != ? ORDER BY changed_s"
-            sets = [CaptureSet(name, tuple(frames.get(i, ()))) for i, name in self._db.execute(query, (RETRY,))]
+            sets = [CaptureSet(name, tuple(frames.get(i, ()))) for i, name in self._read(query, (RETRY,))]
             self._past = version, sets
         return self._past[1]
 
     def done_with(self, digest: str) -> Entry | None:
         """A finished set with exactly this content."""
         query = f"SELECT {_COLUMNS} FROM sets WHERE digest = ? AND state = ? LIMIT 1"
-        row = self._db.execute(query, (digest, DONE)).fetchone()
-        return Entry(*row) if row else None
+        rows = self._read(query, (digest, DONE))
+        return Entry(*rows[0]) if rows else None
 
     def to_archive(self) -> list[Entry]:
         """Finished sets whose frames were not moved yet."""
         query = f"SELECT {_COLUMNS} FROM sets WHERE state = ? AND archived = 0 ORDER BY changed_s"
-        return [Entry(*row) for row in self._db.execute(query, (DONE,))]
+        return [Entry(*row) for row in self._read(query, (DONE,))]
+
+    def superseded_by(self, capture_set: CaptureSet) -> list[Entry]:
+        """Sets put off or away that this one replaces: of its name, or with one of its files.
+
+        Once a file has changed nobody comes back to them; a lasting row would be a false alarm.
+        """
+        identity = identity_of(capture_set.frames)
+        paths = {frame.path for frame in capture_set.frames}
+        return [
+            old
+            for old in (*self.entries(RETRY), *self.entries(QUARANTINED))
+            if old.identity != identity
+            and (old.name == capture_set.name or any(frame.path in paths for frame in self.frames(old.identity)))
+        ]
 
     def start(self, capture_set: CaptureSet, now_s: float) -> int:
-        """Count an attempt, before the work; gives its number (1 is the first)."""
+        """Count an attempt, before the work; gives its number (1 is the first).
+
+        What is `superseded_by` the set is forgotten in the same step.
+        """
         identity = identity_of(capture_set.frames)
         with self._transaction():
             self._note(identity, capture_set, RUNNING, now_s)
             self._db.execute("UPDATE sets SET attempts = attempts + 1 WHERE identity = ?", (identity,))
+            for old in self.superseded_by(capture_set):
+                self._db.execute("DELETE FROM sets WHERE identity = ?", (old.identity,))
         entry = self.entry(identity)
         return entry.attempts if entry else 1
 
@@ -223,6 +251,13 @@ class Ledger:
                 " WHERE identity = ?",
                 (entry.attempts, entry.digest, entry.folder, entry.reason, entry.file, entry.remedy, entry.identity),
             )
+
+    def _read(self, query: str, values: Sequence[str] = ()) -> list[Any]:
+        """All rows. A disk that refuses becomes an OutputError."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise OutputError(f"{self.path}: the ledger cannot be read now: {error}") from error
 
     def _note(self, identity: str, capture_set: CaptureSet, state: str, now_s: float) -> None:
         self._db.execute(

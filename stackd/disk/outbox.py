@@ -28,10 +28,12 @@ _MIB = 1 << 20
 
 
 def make_staging(outbox: Path, set_name: str, attempt: int) -> Path:
-    """An empty folder for one attempt's files, on the outbox's own file system. Raises OSError."""
+    """An empty folder for one attempt's files, on the outbox's own file system. Raises OSError.
+
+    There is one attempt at a time: what a disk that refused kept of an earlier one goes now.
+    """
     staging = _inside(outbox / STAGING, f"{set_name}.{attempt}")
-    if staging.exists():
-        shutil.rmtree(staging)
+    sweep(outbox)
     staging.parent.mkdir(exist_ok=True)  # the outbox itself is not made here: its mount may be gone
     staging.mkdir()
     return staging
@@ -132,6 +134,8 @@ def reports(quarantine: Path) -> Iterator[dict[str, Any]]:
 def clear_report(quarantine: Path, set_name: str) -> None:
     """Remove a set's error.json, and its folder unless somebody put something there."""
     folder = _inside(quarantine, set_name)
+    if not os.path.lexists(folder):
+        return  # asked before each set: a quarantine that cannot be written now must not hinder it
     try:
         (folder / REPORT).unlink(missing_ok=True)
         if folder.is_dir() and not any(folder.iterdir()):
@@ -166,6 +170,20 @@ def archive_frames(inbox: Path, archive: Path, folder_name: str, frames: Sequenc
             _move(source, target)
     _sync(folder)
     return left
+
+
+def remove_empty(folder: Path, unchanged_since_s: float) -> bool:
+    """Remove an empty folder that nobody has touched since (Unix time); whether it went.
+
+    Tidiness alone: what does not let itself be removed, a hidden file in it or a disk that refuses, stays.
+    """
+    try:
+        if folder.lstat().st_mtime > unchanged_since_s:
+            return False
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def changed_frames(inbox: Path, frames: Iterable[Sighting]) -> list[str]:

@@ -17,6 +17,7 @@ from stackd.disk import models, outbox
 from stackd.disk.ledger import DONE, QUARANTINED, RETRY, RUNNING, Entry, Ledger, digest_of, identity_of
 from stackd.errors import ModelError, OutputError
 from stackd.jobs.assembly import Spoiled
+from stackd.jobs.notes import error_json, in_words, job_block, sightings_in
 from stackd.records import CaptureSet, Job, Report, Sighting
 from stackd.settings import Settings
 
@@ -56,17 +57,23 @@ class Delivery:
         self.settings = settings
         self.space_needed = False
         self._ledger, self._now = ledger, now
-        self._bad_models: set[str] = set()
+        self.model_trouble = ""
+        self._bad_models: dict[str, tuple[object, str]] = {}  # folder -> (its files then, why it was refused)
         self._good_model = ""
         self._spoiled: dict[str, tuple[Sighting, ...]] | None = None
 
-    def recover(self) -> None:
-        """After a start: sweep unfinished attempts, let manifests prove what is done, judge the rest."""
+    def recover(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """After a start: sweep unfinished attempts, let manifests prove what is done, judge the rest.
+
+        Once `stopping` says so the rest is left to the next start.
+        """
         folders = self.settings.folders
         for name in outbox.sweep(folders.outbox):
             logger.warning("{}: an unfinished attempt was removed", name)
         known = {entry.folder for entry in self._ledger.entries(DONE)}
         for folder in outbox.published_folders(folders.outbox):
+            if stopping():
+                return
             manifest = outbox.read_manifest(folder) if folder.name not in known else None
             if manifest is not None:
                 self._believe(folder, manifest)
@@ -75,7 +82,7 @@ class Delivery:
                 entry = Entry(report["identity"], report["set"], QUARANTINED, report["attempts"])
                 self._ledger.restore_entry(
                     replace(entry, reason=report["reason"], file=report["file"], remedy=report["remedy"]),
-                    _sightings(report),
+                    sightings_in(report),
                 )
         self.settle_running(counted=True)
 
@@ -116,6 +123,8 @@ class Delivery:
             self._believe(*published)
             return None
         tries = 1 + (entry.attempts + entry.delays if entry else 0)
+        for name in {capture_set.name, *(old.name for old in self._ledger.superseded_by(capture_set))}:
+            outbox.clear_report(self.settings.folders.quarantine, name)
         staging = outbox.make_staging(self.settings.folders.outbox, capture_set.name, tries)
         try:
             attempt = self._ledger.start(capture_set, self._now())
@@ -137,12 +146,38 @@ class Delivery:
     def model(self) -> str:
         """Folder of the model version to use now, "" for the plain stack alone.
 
-        A version that a worker refused is passed over for the last one that served. Raises ModelError.
+        A version that cannot be used is passed over for the last one that served, or else was current before: until
+        its files change. `model_trouble` says why. Raises ModelError where there is no other.
         """
+        self.model_trouble, known = "", self.model_trouble
         if not self.settings.restore.network:
             return ""
-        folder = str(models.resolve(self.settings.folders.models, self.settings.restore.model).path)
-        return self._good_model if folder in self._bad_models and self._good_model else folder
+        store, wanted = self.settings.folders.models, self.settings.restore.model
+        try:
+            folder = str(models.resolve(store, wanted).path)
+            reason = self._refusal(folder)
+        except ModelError as error:
+            folder, reason = "", str(error)
+        if not reason:
+            return folder
+        old = self._old_model()
+        if not old:
+            raise ModelError(reason)
+        self.model_trouble = f"the model is refused and {old} serves instead: {reason}"
+        if self.model_trouble != known:
+            logger.error("{}", self.model_trouble)
+        return old
+
+    def _refusal(self, folder: str) -> str:
+        """Why a worker refused this model; "" if none did, or if its files changed since."""
+        seen, reason = self._bad_models.get(folder, (None, ""))
+        return reason if reason and seen == models.files_seen(Path(folder)) else ""
+
+    def _old_model(self) -> str:
+        """Folder of the model to go on with when the current one is refused; "" if there is none."""
+        before = models.earlier(self.settings.folders.models, self.settings.restore.model)
+        folders = (self._good_model, *(str(version.path) for version in before))
+        return next((folder for folder in folders if folder and not self._refusal(folder)), "")
 
     def forget_bad_models(self) -> None:
         """Try refused versions again: somebody may have mended them."""
@@ -175,21 +210,12 @@ class Delivery:
             logger.info("{}: is no longer spoiled", name)
         fresh = [one for one in now_spoiled.values() if not _same(known.get(one.set_name), one.frames)]
         for one in fresh:
+            report = Report(one.set_name, False, reason=one.reason, file=one.file, remedy=one.remedy)
+            outbox.write_report(quarantine, one.set_name, error_json(report, one.frames, "", 0, self._time()))
+            known[one.set_name] = one.frames
             reasons = one.reason.replace("\n", "; ")
             logger.error("{}: {}{}", one.set_name, reasons, f" ({one.remedy})" if one.remedy else "")
-            report = Report(one.set_name, False, reason=one.reason, file=one.file, remedy=one.remedy)
-            outbox.write_report(quarantine, one.set_name, self._error_json(report, one.frames, "", 0))
-            known[one.set_name] = one.frames
         return [Outcome(one.set_name, "spoiled", "", one.reason, one.file, one.remedy) for one in fresh]
-
-    def archive_finished(self) -> None:
-        """With set.after = "archive": move the frames of finished sets out of the inbox. Raises OSError."""
-        folders = self.settings.folders
-        for entry in self._ledger.to_archive():
-            frames = self._ledger.frames(entry.identity)
-            for left in outbox.archive_frames(folders.inbox, folders.archive, entry.folder or entry.name, frames):
-                logger.warning("{}: not archived: {}", entry.name, left)
-            self._ledger.archived(entry.identity)
 
     def _deliver_result(self, claim: Claim, report: Report) -> Outcome:
         changed = outbox.changed_frames(self.settings.folders.inbox, claim.capture_set.frames)
@@ -197,8 +223,10 @@ class Delivery:
             return self.hand_back(claim, f"{', '.join(changed)} changed while the set was at work")
         name, staging = claim.capture_set.name, Path(claim.job.staging)
         digest = digest_of(report.sha256s)
+        frames = tuple(zip(claim.capture_set.frames, report.sha256s, strict=True))
+        proof = job_block(name, claim.identity, claim.job.attempt, frames, digest, self._time())
         try:
-            outbox.write_manifest(staging, report.result | {"job": self._job_block(claim, report, digest)})
+            outbox.write_manifest(staging, report.result | {"job": proof})
             folder = outbox.publish(staging, self.settings.folders.outbox, name)
         except OSError as error:
             if outbox.find_published(self.settings.folders.outbox, name, claim.identity) is not None:
@@ -207,7 +235,6 @@ class Delivery:
             reason = str(outbox.as_output_error(error))
             return self._deliver_failure(claim, replace(report, ok=False, reason=reason, retry=True, cause=cause))
         self._ledger.finish(claim.identity, digest, folder.name, self._now())
-        outbox.clear_report(self.settings.folders.quarantine, name)
         self._good_model = claim.job.model or self._good_model
         logger.success("{}: done, in {}", name, folder)
         return Outcome(name, DONE, folder=str(folder))
@@ -225,8 +252,7 @@ class Delivery:
         if report.cause == "set" or (report.cause == "death" and claim.job.attempt >= self.settings.limits.attempts):
             return self._quarantine(claim.capture_set, claim.identity, report)
         if report.cause == "model":
-            self._bad_models.add(claim.job.model)
-            self._good_model = "" if self._good_model == claim.job.model else self._good_model
+            self._bad_models[claim.job.model] = models.files_seen(Path(claim.job.model)), report.reason
         self.space_needed = self.space_needed or report.cause == "space"
         return self._put_off(claim, report)
 
@@ -234,65 +260,35 @@ class Delivery:
         entry = self._ledger.entry(claim.identity)
         tries = entry.attempts + entry.delays if entry else 1
         delay_s = min(FIRST_DELAY_S * 2 ** min(tries - 1, 20), LONGEST_DELAY_S)
-        if report.cause == "space" or (report.cause == "model" and self._good_model):
+        if report.cause == "space" or (report.cause == "model" and self._old_model()):
             delay_s = 0.0  # the whole house waits for space; the old model is at hand
         next_try_s, name = self._now() + delay_s, claim.capture_set.name
         counted = report.cause == "death"
         self._ledger.give_back(claim.identity, report.reason, next_try_s, self._now(), counted=counted)
-        logger.warning("{}: {}; it is tried again in {:.0f} s", name, report.reason, delay_s)
+        logger.warning("{}: {}; it is tried again in {:.0f} s", name, in_words(report), delay_s)
         return Outcome(name, RETRY, "", report.reason, report.file, report.remedy)
 
     def _quarantine(self, capture_set: CaptureSet, identity: str, report: Report) -> Outcome:
         """error.json first, the ledger second: a crash between the two only repeats the first."""
         entry = self._ledger.entry(identity)
-        content = self._error_json(report, capture_set.frames, identity, entry.attempts if entry else 0)
+        content = error_json(report, capture_set.frames, identity, entry.attempts if entry else 0, self._time())
         path = outbox.write_report(self.settings.folders.quarantine, capture_set.name, content)
         self._ledger.quarantine(identity, report.reason, report.file, report.remedy, self._now())
-        logger.error("{}: put into quarantine: {} (see {})", capture_set.name, report.reason, path)
+        logger.error("{}: put into quarantine: {} (see {})", capture_set.name, in_words(report), path)
         return Outcome(capture_set.name, QUARANTINED, "", report.reason, report.file, report.remedy)
 
     def _believe(self, folder: Path, manifest: dict[str, Any]) -> None:
         """The outbox holds this set, whatever the ledger says."""
         job = manifest["job"]
         entry = Entry(job["identity"], job["set"], DONE, job["attempt"], digest=job["digest"], folder=folder.name)
-        self._ledger.restore_entry(replace(entry, changed_s=self._now()), _sightings(job))
+        self._ledger.restore_entry(replace(entry, changed_s=self._now()), sightings_in(job))
         logger.info("{}: lies finished in {}; noted in the ledger", job["set"], folder)
-
-    def _job_block(self, claim: Claim, report: Report, digest: str) -> dict[str, Any]:
-        frames = zip(claim.capture_set.frames, report.sha256s, strict=True)
-        return {
-            "set": claim.capture_set.name,
-            "identity": claim.identity,
-            "digest": digest,
-            "attempt": claim.job.attempt,
-            "published_at": self._time(),
-            "frames": [_frame(frame) | {"sha256": sha256} for frame, sha256 in frames],
-        }
-
-    def _error_json(
-        self, report: Report, frames: Iterable[Sighting], identity: str, attempts: int
-    ) -> dict[str, Any]:
-        """`identity` is empty where no work was done: such a set revives by itself when its files change."""
-        listed = [_frame(frame) for frame in frames]
-        for frame, sha256 in zip(listed, report.sha256s, strict=False):
-            frame["sha256"] = sha256
-        return {
-            "set": report.set_name,
-            "reason": report.reason,
-            "file": report.file,
-            "remedy": report.remedy,
-            "next": f"{'`stackd retry` or ' if identity else ''}a changed file starts it again",
-            "attempts": attempts,
-            "at": self._time(),
-            "identity": identity,
-            "frames": listed,
-        }
 
     def _spoiled_before(self) -> dict[str, tuple[Sighting, ...]]:
         """Reports of an earlier run are remembered, so that they too go when their set revives."""
         if self._spoiled is None:
             found = outbox.reports(self.settings.folders.quarantine)
-            self._spoiled = {one["set"]: _sightings(one) for one in found if not one.get("identity")}
+            self._spoiled = {one["set"]: sightings_in(one) for one in found if not one.get("identity")}
         return self._spoiled
 
     def _time(self) -> str:
@@ -300,8 +296,8 @@ class Delivery:
 
 
 def what_to_restore(settings: Settings) -> dict[str, Any]:
-    """`Job.restore`: the settings' section, and the tolerance by which the set was put together."""
-    return settings.restore.model_dump() | {"exposure_tolerance": settings.set.exposure_tolerance}
+    """`Job.restore`: the settings' section, and of section set what the frames are judged by once they are read."""
+    return settings.restore.model_dump() | settings.set.model_dump(include={"exposure_tolerance", "min_frames"})
 
 
 def try_again(settings: Settings, ledger: Ledger, names: Iterable[str], now_s: float) -> list[str]:
@@ -329,18 +325,9 @@ def usable_model(settings: Settings) -> tuple[str, str]:
     return str(version.path), f"{version.name} {version.version}"
 
 
-def _frame(frame: Sighting) -> dict[str, Any]:
-    return {"path": frame.path, "size_bytes": frame.size_bytes, "mtime_ns": frame.mtime_ns}
-
-
-def _sightings(content: dict[str, Any]) -> tuple[Sighting, ...]:
-    return tuple(Sighting(one["path"], one["size_bytes"], one["mtime_ns"], 0) for one in content["frames"])
-
-
 def _same(known: Iterable[Sighting] | None, frames: Iterable[Sighting]) -> bool:
     return known is not None and identity_of(known) == identity_of(frames)
 
 
 def _all_in(frames: Iterable[Sighting], seen: set[tuple[str, int, int]]) -> bool:
     return all((one.path, one.size_bytes, one.mtime_ns) in seen for one in frames)
-

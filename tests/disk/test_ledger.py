@@ -86,6 +86,15 @@ def test_past_holds_all_but_sets_to_be_tried_again(ledger: Ledger) -> None:
     assert [one.name for one in ledger.past()] == ["M27"]
 
 
+def test_of_sets_whose_frames_are_gone_the_past_keeps_the_name_alone(ledger: Ledger) -> None:
+    """Years of nights must not fill the memory; a set with one frame left comes whole."""
+    ledger.start(M27, 1.0)
+
+    assert [one.name for one in ledger.past([])] == ["M27"]
+    assert ledger.past(["other.fits"])[0].frames == ()
+    assert identity_of(ledger.past([M27.frames[3].path])[0].frames) == KEY
+
+
 def test_past_sees_what_another_process_wrote(ledger: Ledger, tmp_path: Path) -> None:
     """`stackd retry` beside a running daemon frees a set with the daemon's next look."""
     ledger.start(M27, 1.0)
@@ -97,6 +106,30 @@ def test_past_sees_what_another_process_wrote(ledger: Ledger, tmp_path: Path) ->
     other.close()
 
     assert ledger.past() == []
+
+
+def test_a_set_forgets_what_it_replaces(ledger: Ledger) -> None:
+    """Of its name or with one of its files, put off or away; what is done stays, and so does everybody else's."""
+    mended = (*FRAMES[:7], Sighting(FRAMES[7].path, 1, 1, 1))
+    others = {
+        "M27": FRAMES,  # the same set before a frame was mended
+        "loose": (FRAMES[0], Sighting("x", 1, 1, 1)),  # shares a file
+        "M31": (Sighting("M31/0.fits", 1, 1, 1),),  # has nothing to do with it
+    }
+    for name, frames in others.items():
+        ledger.start(CaptureSet(name, frames), 1.0)
+    ledger.quarantine(KEY, "blank", None, "", 2.0)
+    ledger.give_back(identity_of(others["loose"]), "died", 0.0, 2.0, counted=True)
+    ledger.quarantine(identity_of(others["M31"]), "blank", None, "", 2.0)
+    done = CaptureSet("earlier", (FRAMES[1], Sighting("y", 1, 1, 1)))
+    ledger.start(done, 3.0)
+    ledger.finish(identity_of(done.frames), "d", "earlier", 4.0)
+
+    assert ledger.start(CaptureSet("M27", mended), 5.0) == 1
+    assert {(one.name, one.state) for one in ledger.entries()} == {
+        ("M27", RUNNING), ("M31", QUARANTINED), ("earlier", DONE)
+    }  # fmt: skip
+    assert ledger.frames(KEY) == ()
 
 
 def test_ends_are_told_apart(ledger: Ledger) -> None:

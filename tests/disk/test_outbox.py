@@ -88,6 +88,29 @@ def test_everything_is_on_the_disk_before_it_is_visible(tmp_path: Path) -> None:
     assert any(f"<{tmp_path}>" in line for line in after)
 
 
+def test_everything_is_flushed_before_it_is_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, as Python calls it, where there is no strace."""
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(handle: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    def noted_rename(source: Path, target: Path) -> None:
+        done.append("renamed")
+        rename(source, target)
+
+    staging = stage(tmp_path)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    outbox.publish(staging, tmp_path, "M27")
+
+    at = done.index("renamed")
+    assert set(done[:at]) == {str(staging), str(staging / "restored.fits"), str(staging / "result.json")}
+    assert set(done[at + 1 :]) == {str(tmp_path), str(tmp_path / outbox.STAGING)}
+
+
 def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
     """A name made of a stranger's words is looked at once more."""
     for name in ("", "..", ".hidden", "a/b", "/etc", "a\0b"):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stackd.disk import models
 from stackd.errors import ModelError, SetError
 from stackd.jobs.worker import Work
 from stackd.records import FrameFacts, Job
@@ -36,6 +37,9 @@ def look(path: Path, max_pixels: int, max_bytes: int) -> FrameFacts:
     if not text.endswith("}"):
         raise Unfinished("is shorter than it should be", file=str(path))
     orders = json.loads(text)
+    if orders.get("look") == "die once" and not Path(orders["until"]).exists():
+        Path(orders["until"]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     if orders.get("look") == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     taken_at = f"2026-01-01T00:00:{orders['number']:02d}"
@@ -47,6 +51,12 @@ def load(model: str) -> str:
     if "broken" in model:
         raise ModelError(f"{model}: is broken")
     return model
+
+
+def load_checked(model: str) -> dict[str, str]:
+    """What of a real model says which it is, once its files are found to be in order; no network is built."""
+    card, _ = models.load_weights(models.at_path(Path(model)))
+    return {key: card[key] for key in ("name", "version", "sha256")}
 
 
 def process(job: Job, restorer: Any, progress: Callable[[str, float], None]) -> dict[str, Any]:
@@ -71,6 +81,8 @@ def _obey(orders: dict[str, Any], staging: Path) -> None:
         case "hang":
             while not ("until" in orders and Path(orders["until"]).exists()):
                 time.sleep(0.01)
+        case "linger":
+            time.sleep(orders["seconds"])
         case "refuse":
             raise SetError("the frames show nothing", file="a.fits", remedy="take others")
         case "fail":
