@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -163,7 +164,8 @@ def load(path: Path | None, environment: dict[str, str] | None = None) -> Settin
     values = _read_toml(path) if path else {}
     environment = dict(os.environ) if environment is None else environment
     problems = _unknown_keys(values, path)
-    for section, keys in _from_environment(environment, problems).items():
+    from_environment = _from_environment(environment, problems)
+    for section, keys in from_environment.items():
         if isinstance(values.setdefault(section, {}), dict):
             values[section] = values[section] | keys
     if environment.get("STATE_DIRECTORY") and "state" not in values.get("folders", {}):
@@ -173,7 +175,8 @@ def load(path: Path | None, environment: dict[str, str] | None = None) -> Settin
     try:
         return Settings.model_validate(_absolute_paths(values, folder))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, path) for e in error.errors())) from None
+        told = {f"{section}.{key}" for section, keys in from_environment.items() for key in keys}
+        raise ConfigError("\n".join(_explain(e, path, told) for e in error.errors())) from None
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -244,6 +247,17 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     return out
 
 
-def _explain(error: Any, path: Path | None) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "folders"
-    return f"{path or 'defaults'}: {where}: {error['msg'].removeprefix('Value error, ')}"
+def _explain(error: Any, path: Path | None, from_environment: set[str]) -> str:
+    """What is wrong, blamed on the file or on the variable; `from_environment`: "section.key" of its values."""
+    where, what = ".".join(str(part) for part in error["loc"][:2]), error["msg"].removeprefix("Value error, ")
+    if where in from_environment:
+        return f"{_variable(where)} in the environment: {what}"
+    if where:
+        return f"{path or 'defaults'}: {where}: {what}"
+    at_odds = [_variable(key) for key in sorted(from_environment) if re.search(rf"\b{key}\b", what)]
+    beside = f" (from the environment: {', '.join(at_odds)})" if at_odds else ""
+    return f"{path or 'defaults'}: {what}{beside}"
+
+
+def _variable(where: str) -> str:
+    return ENVIRONMENT_PREFIX + where.upper().replace(".", "__")

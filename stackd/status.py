@@ -14,7 +14,7 @@ from stackd.disk.ledger import LEDGER_NAME, QUARANTINED, RETRY, Ledger
 from stackd.disk.lock import is_held
 from stackd.jobs.delivery import usable_model
 from stackd.settings import Settings
-from stackd.turn import Turn
+from stackd.turn import Turn, missing_space
 
 STATUS_NAME = "status.json"
 
@@ -37,6 +37,7 @@ def snapshot(turn: Turn, step: str, watch: str) -> dict[str, Any]:
             *(f"{folder}: no capture lies in this folder" for folder in _folders_without_captures(turn)),
         ],
         "trouble": turn.inbox_trouble or (turn.trouble.what if turn.trouble else ""),
+        "remarks": list(turn.remarks),
         "watch": watch,
     }
 
@@ -71,6 +72,7 @@ def gather(settings: Settings) -> dict[str, Any]:
         view = json.loads((state / STATUS_NAME).read_bytes())
     except (FileNotFoundError, ValueError):
         view = {"complete": [], "waiting": [], "spoiled": [], "ignored": [], "trouble": "", "watch": ""}
+    view["trouble"] = view["trouble"] or _missing_space(settings)  # a full disk does not take the daemon's own word
     if not alive or "running" not in view:
         view["running"] = None
     counts: dict[str, int] = {}
@@ -106,7 +108,9 @@ def as_text(view: dict[str, Any]) -> str:
     as_of = "" if view["daemon"] == "running" else " (what follows is how it was left)"
     lines = [f"daemon       {view['daemon']}{as_of}", f"model        {view['model']}"]
     if view["trouble"]:
-        lines.append(f"trouble      {view['trouble']}")
+        goes_on = " (goes on by itself once that has passed)" if view["daemon"] == "running" else ""
+        lines.append(f"paused       {view['trouble']}{goes_on}")
+    lines += [f"remark       {one}" for one in view.get("remarks", ())]
     if view["running"]:
         lines.append(f"running      {view['running']['set']}: {view['running']['step']}")
     lines += [f"complete     {name}" for name in view["complete"]]
@@ -139,6 +143,13 @@ def _free_mb(folder: Path) -> float | None:
         return round(outbox.free_mb(folder), 1)
     except FileNotFoundError:
         return None
+
+
+def _missing_space(settings: Settings) -> str:
+    try:
+        return missing_space(settings)
+    except FileNotFoundError:  # not there yet
+        return ""
 
 
 def _words_mb(mb: float | None) -> str:

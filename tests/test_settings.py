@@ -103,6 +103,25 @@ def test_the_environment_wins(config: Path) -> None:
     assert settings.folders.outbox == config.parent / "results"
 
 
+def test_a_wrong_value_is_blamed_on_where_it_stands(config: Path) -> None:
+    """The variable in the environment, not the file that has nothing to do with it; what disagrees names both."""
+    write(config, "[set]\nframes = 4\nmin_frames = 3\n[log]\nkeep_days = 0\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load(config, {"STACKD_SET__SETTLE_S": "soon", "STACKD_NOTIFY__COMMAND": "[1]"})
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        "STACKD_SET__SETTLE_S in the environment", str(config), "STACKD_NOTIFY__COMMAND in the environment",
+    ]  # fmt: skip
+    assert "log.keep_days" in lines[1]
+
+    with pytest.raises(ConfigError) as caught:
+        load(config, {"STACKD_SET__FRAMES": "2", "STACKD_LOG__KEEP_DAYS": "1"})
+    assert str(caught.value) == (
+        f"{config}: set.min_frames (3) is more than set.frames (2) (from the environment: STACKD_SET__FRAMES)"
+    )
+
+
 def test_systemd_says_where_state_lies_unless_the_file_does(config: Path) -> None:
     """StateDirectory= works as it is, and an explicit line is stronger."""
     environment = {"STATE_DIRECTORY": "/var/lib/stackd:/var/lib/other"}

@@ -233,6 +233,24 @@ def test_recovery_believes_the_outbox(house: House) -> None:
     assert house.published() == ["B"]
 
 
+def test_a_recovery_that_is_stopped_is_finished_by_the_next(house: House) -> None:
+    """SIGTERM while a lost ledger is rebuilt: what was not looked at is looked at later, nothing is done again."""
+    for n, name in enumerate("ABC"):
+        house.drop(name, first=8 * n)
+    house.pass_time(30.0)
+    house.ledger.close()
+    shutil.rmtree(house.settings.folders.state)
+    house.settings.folders.state.mkdir()
+    house.ledger = Ledger(house.settings.folders.state)
+    asked = iter([False, True])
+    Delivery(house.settings, house.ledger).recover(lambda: next(asked))
+    assert house.states() == {"A": DONE}
+
+    house.reopen()
+    assert house.states() == dict.fromkeys("ABC", DONE)
+    assert house.pass_time(30.0) == []
+
+
 def test_recovery_counts_the_deaths_of_the_whole_house(house: House) -> None:
     """A set at work at each of three power cuts is put away, not tried for ever."""
     house.drop("M27")

@@ -10,12 +10,14 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stackd.disk.weights import CARD, Weights, read_card, read_weights, write_version
+from stackd.disk.weights import CARD, WEIGHTS, Weights, read_card, read_weights, write_version
 from stackd.errors import ModelError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # package data: one folder a model name
@@ -63,6 +65,23 @@ def at_path(folder: Path) -> ModelVersion:
     """
     card = read_card(folder)
     return ModelVersion(card["name"], card["version"], folder, card["sha256"], shipped=folder.parent == SHIPPED)
+
+
+def earlier(store: Path, wanted: str) -> Iterator[ModelVersion]:
+    """What was current of a NAME before, latest first; nothing for NAME@VERSION, which means that one alone.
+
+    Those that cannot be used are left out. Never raises.
+    """
+    name, at, _ = wanted.partition("@")
+    with suppress(ModelError):
+        for version in () if at else reversed(_pointer(store, name)["before"]):
+            with suppress(ModelError):
+                yield _shipped(store, name) if version is None else resolve(store, f"{name}@{version}")
+
+
+def files_seen(folder: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Size and time of change (ns) of a version's files, None for one that is not there: another when mended."""
+    return tuple(_seen(folder / file) for file in (CARD, WEIGHTS))
 
 
 def list_versions(store: Path) -> list[ModelVersion]:
@@ -168,6 +187,14 @@ def prune(store: Path, name: str, keep: int) -> list[ModelVersion]:
         version.path.rename(doomed)  # gone from the store in one step, whatever happens to the rest
         shutil.rmtree(doomed)
     return old
+
+
+def _seen(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _check_name(name: str) -> None:

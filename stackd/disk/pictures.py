@@ -41,8 +41,9 @@ _COPY_AGAIN = "copy it again"
 _BROKEN = "save it again from its source, or remove it"
 _MOST_CHUNKS = 16_384  # of a PNG, and one more for each _CHUNK_BYTES of it
 _CHUNK_BYTES = 512
-# Sky and sensor noise keep real frames far from here; what unpacks to more is made to fill the memory.
-_BOMB_BYTES = 256 << 20
+# Sky and sensor noise keep real frames far from here; what unpacks to more, and to four times that as float32, is made
+# to fill the memory.
+_BOMB_BYTES = 64 << 20
 _BOMB_RATIO = 100
 _LONGEST_WORDS = 160  # of a decoder's own message
 # What the disk says, not the file.

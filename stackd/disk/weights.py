@@ -22,7 +22,8 @@ WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 MAX_CARD_BYTES = 4 << 20
 MAX_WEIGHTS_BYTES = 2 << 30  # far beyond any network that stackd builds
-FILLED_IN = ("name", "version", "sha256", "arrays")  # by write_version, in every card
+FORMAT = 1  # of cards without one, too; raised when an older stackd could no longer use a model
+FILLED_IN = ("name", "version", "sha256", "arrays", "format")  # by write_version, in every card
 
 Weights = dict[str, NDArray[Any]]
 
@@ -40,7 +41,7 @@ def write_version(folder: Path, name: str, stamp: str, weights: Weights, card: d
     sha256 = hashlib.sha256(content).hexdigest()
     version = f"{stamp}-{sha256[:12]}"
     listed = {path: {"shape": list(values.shape), "dtype": str(values.dtype)} for path, values in arrays.items()}
-    full = card | {"name": name, "version": version, "sha256": sha256, "arrays": listed}
+    full = card | {"name": name, "version": version, "sha256": sha256, "arrays": listed, "format": FORMAT}
     _write(folder / WEIGHTS, content)
     _write(folder / CARD, json.dumps(full, indent=1, ensure_ascii=False, default=_plain).encode())
     return version
@@ -54,6 +55,10 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(content)
     except ValueError as error:
         raise ModelError(f"{path}: is not JSON ({error}); publish the model again") from None
+    if isinstance(card, dict) and card.get("format", FORMAT) != FORMAT:
+        raise ModelError(
+            f"{path}: is of format {card['format']!r}, this stackd reads format {FORMAT}; update stackd to use it"
+        )
     if not isinstance(card, dict) or not all(isinstance(card.get(key), str) for key in FILLED_IN[:3]):
         raise ModelError(f"{path}: must name the model, its version and the sha256 of its weights")
     if not isinstance(card.get("arrays"), dict):

@@ -12,11 +12,12 @@ from typing import Any
 from loguru import logger
 
 from stackd.disk import models
-from stackd.disk.reader import read_frame
+from stackd.disk.inbox import read_once
+from stackd.disk.reader import Useless, read_frame
 from stackd.disk.writer import write_result
-from stackd.errors import SetError
+from stackd.errors import ModelError, SetError
 from stackd.imaging.stack import Stack, combine, find_outliers
-from stackd.jobs.account import account_for
+from stackd.jobs.account import LeftOut, account_for
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.restore import AnyRestorer, restore
 from stackd.jobs.validate import problems_of
@@ -30,8 +31,8 @@ ProgressCall = Callable[[str, float], None]
 def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> dict[str, Any]:
     """Restore one set into job.staging. Raises SetError where it cannot be, OutputError where the disk refuses."""
     started_at = _now()
-    frames = _read(job, progress)
-    _check(frames, job)
+    frames, left_out = _read(job, progress)
+    _check(frames, job, restorer)
     aligned = align(frames, aligned=job.aligned, progress=progress)
     _log_left_out(frames, aligned)
     progress("stack", 0.5)
@@ -41,30 +42,52 @@ def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> d
     for warning in picture.warnings:
         logger.warning(warning)
     progress("write", 0.9)
-    product = account_for(job, frames, aligned, stacks, picture, restorer, (started_at, _now()))
+    product = account_for(job, frames, left_out, aligned, stacks, picture, restorer, (started_at, _now()))
     return write_result(Path(job.staging), product)
 
 
 def load_restorer(model_folder: str) -> AnyRestorer:
     """The network of a model version's folder, verified. Raises ModelError."""
     card, weights = models.load_weights(models.at_path(Path(model_folder)))
-    kind = card["architecture"].get("kind", "unet")
-    return (ClassicRestorer if kind == "classic" else Restorer)(card, weights)
+    try:
+        kind = card["architecture"].get("kind", "unet")
+        return (ClassicRestorer if kind == "classic" else Restorer)(card, weights)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{model_folder}: its card describes no network that can be built here ({what})") from error
 
 
-def _read(job: Job, progress: ProgressCall) -> list[Frame]:
-    limits = job.limits
-    frames = []
+def _read(job: Job, progress: ProgressCall) -> tuple[list[Frame], list[LeftOut]]:
+    """The frames, and those that show nothing. Raises SetError if so many do not that too few remain."""
+    max_pixels, max_bytes = job.limits["max_pixels"], job.limits["max_file_mb"] << 20
+    frames, left_out = [], []
     for k, path in enumerate(job.paths):
         progress("read", 0.0)
-        frames.append(read_frame(Path(path), limits["max_pixels"], limits["max_file_mb"] << 20))
-        logger.debug("read {} ({}/{})", Path(path).name, k + 1, len(job.paths))
-    return frames
+        try:
+            frames.append(read_frame(Path(path), max_pixels, max_bytes))
+            logger.debug("read {} ({}/{})", Path(path).name, k + 1, len(job.paths))
+            continue
+        except Useless as error:
+            reason = error.reason
+        # Out of the except block: a giant's pixels, held by the error, are free by now.
+        left_out.append(LeftOut(str(Path(path).absolute()), read_once(Path(path), max_bytes)[1], reason))
+        logger.warning("{} is left out: {}", Path(path).name, reason)
+    if left_out and len(frames) < job.restore["min_frames"]:
+        needed, each = job.restore["min_frames"], "; ".join(f"{Path(one.path).name} {one.reason}" for one in left_out)
+        raise SetError(
+            f"only {len(frames)} of {len(job.paths)} frames show anything, set.min_frames is {needed}: {each}",
+            file=left_out[0].path,
+            remedy=f"replace these frames, or change set.min_frames and `stackd retry {job.set_name}`",
+        )
+    return frames, left_out
 
 
-def _check(frames: Sequence[Frame], job: Job) -> None:
+def _check(frames: Sequence[Frame], job: Job, restorer: AnyRestorer | None) -> None:
+    """Before the long work. Raises SetError."""
+    if isinstance(restorer, ClassicRestorer):
+        restorer.refuse_other_than_eight(len(frames))
     named = [(Path(f.path).name, f.facts) for f in frames]
-    problems = problems_of(named, exposure_tolerance=job.restore.get("exposure_tolerance", 0.02))
+    problems = problems_of(named, exposure_tolerance=job.restore["exposure_tolerance"])
     if problems:
         raise SetError("; ".join(problems), remedy="put frames that differ into folders of their own")
 

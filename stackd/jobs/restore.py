@@ -186,7 +186,7 @@ def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:
         low, high = known[name]
         worst = [v for v in values if math.isfinite(v) and not low <= v <= high]
         if worst:
-            out.append(f"{name} {worst[0]:.2g} lies outside what the model was trained on ({low} to {high})")
+            out.append(f"{name} {worst[0]:.3g} lies outside what the model was trained on ({low} to {high})")
     return out
 
 

@@ -209,6 +209,49 @@ def test_weights_that_are_not_finite_or_of_another_shape_are_refused(store: Path
         models.verify(models.at_path(version.path))
 
 
+def test_a_newer_format_says_so(store: Path, weights: Weights) -> None:
+    """An older stackd must not guess what a card of tomorrow means; cards of yesterday name no format."""
+    version = publish(store, weights)
+    path = version.path / CARD
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"format": 2}))
+    with pytest.raises(ModelError, match=r"format 2, .*update stackd"):
+        promote(store, version)
+
+    del card["format"]
+    path.write_text(json.dumps(card))
+    assert promote(store, version).current
+
+
+def test_what_was_current_before_latest_first(store: Path, weights: Weights) -> None:
+    """A way on when the current one is refused, without a second pointer; a pinned version has none."""
+    first, second, third = (publish(store, weights, day) for day in range(3))
+    for version in (first, second, third):
+        promote(store, version)
+    (second.path / CARD).unlink()
+
+    assert [version.version for version in models.earlier(store, "default")] == [
+        first.version, models.resolve(store / "none", "default").version,
+    ]  # fmt: skip
+    assert list(models.earlier(store, f"default@{third.version}")) == []
+    (store / "default" / models.POINTER).write_text("{")
+    assert list(models.earlier(store, "default")) == []
+
+
+def test_files_seen_tell_a_mended_version(store: Path, weights: Weights) -> None:
+    """The rest of a half-copied file arrives: the refusal no longer holds."""
+    version = publish(store, weights)
+    whole = (version.path / WEIGHTS).read_bytes()
+    before = models.files_seen(version.path)
+    assert models.files_seen(version.path) == before
+    (version.path / WEIGHTS).write_bytes(whole[:100])
+    cut = models.files_seen(version.path)
+    (version.path / WEIGHTS).unlink()
+    assert len({before, cut, models.files_seen(version.path)}) == 3
+    (version.path / WEIGHTS).write_bytes(whole)
+    assert models.files_seen(version.path) != cut
+
+
 def test_prune_keeps_the_newest_and_the_current(store: Path, weights: Weights) -> None:
     """However old it is, the version at work is never removed."""
     versions = [publish(store, weights, day) for day in range(5)]

@@ -1,5 +1,6 @@
 """From files to a finished result, end to end on small simulated nights: what is in it, and what it never does."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,12 +22,13 @@ from stackd.imaging.fuse import Bank
 from stackd.imaging.skies import Sky
 from stackd.imaging.truth import matched, psnr_db, seen_from
 from stackd.jobs import restore
+from stackd.jobs.delivery import what_to_restore
 from stackd.jobs.pipeline import load_restorer, process
 from stackd.network.architecture import PRESETS, build
 from stackd.network.restorer import Restored, Restorer
 from stackd.network.weights import weights_of
 from stackd.records import Job
-from stackd.settings import LimitsSettings, RestoreSettings
+from stackd.settings import LimitsSettings, RestoreSettings, Settings
 from tests.jobs.nights import NIGHT, SHAPE, frames_of, night_of, star_field, write_set
 
 FILES = {
@@ -85,7 +87,7 @@ def run(tmp_path: Path) -> Run:
     ) -> tuple[dict[str, Any], Path]:
         staging = tmp_path / f"staging-{len(list(tmp_path.glob('staging-*')))}"
         staging.mkdir()
-        settings = RestoreSettings(**restore).model_dump(mode="json")
+        settings = what_to_restore(Settings(restore=RestoreSettings(**restore)))
         job = Job(
             "M31", tuple(paths), str(staging), settings, LimitsSettings().model_dump(mode="json"), "", "c" * 64, aligned
         )
@@ -401,7 +403,7 @@ def test_aligned_frames_are_not_moved(tmp_path: Path, run: Run) -> None:
 def test_progress_is_told_in_order(light_paths: tuple[str, ...], tmp_path: Path, untrained: Restorer) -> None:
     """Step by step up to writing, shares rising from 0 to 1."""
     told: list[tuple[str, float]] = []
-    settings, limits = (s().model_dump(mode="json") for s in (RestoreSettings, LimitsSettings))
+    settings, limits = what_to_restore(Settings()), LimitsSettings().model_dump()
 
     process(Job("a", light_paths[:3], str(tmp_path), settings, limits, ""), untrained, lambda *step: told.append(step))
 
@@ -466,6 +468,71 @@ def unseen_sky(seed: int) -> Sky:
     shape = (256, 264)
     stars = skies.star_catalogue(shape, 1, rng, 2000, (300, 2e5))
     return Sky(skies.procedural(shape, 1, rng, 400.0).astype(np.float32), *stars)
+
+
+def _useless(like: np.ndarray, how: str) -> np.ndarray:
+    pixels = np.array(like, dtype=np.float32)
+    pixels[:] = {"blank": 0.0, "nan": np.nan, "saturated": 65535.0}[how]
+    if how == "saturated":
+        pixels[:40] = 900.0 + np.arange(pixels.shape[1])
+    return pixels
+
+
+@pytest.mark.parametrize(("how", "words"), [("blank", "blank"), ("nan", "no number"), ("saturated", "saturated: 80%")])
+def test_a_frame_that_shows_nothing_is_left_out(tmp_path: Path, run: Run, how: str, words: str) -> None:
+    """One such frame costs itself alone; the result says why, in its place among the others."""
+    paths = write_set(tmp_path, night_of(star_field(1)))
+    header = fits.getheader(paths[2])
+    for card in ("BZERO", "BSCALE"):
+        header.remove(card, ignore_missing=True)
+    others = [fits.getdata(path).astype(np.float32) for path in paths]
+    for k, path in enumerate(paths):  # all of one sample type, or headers alone would tell them apart
+        pixels = _useless(others[k], how) if k == 2 else others[k]
+        cards = header if k == 2 else fits.getheader(path)
+        fits.writeto(path, pixels, cards, overwrite=True, output_verify="silentfix")
+
+    content, _ = run(paths)
+
+    assert [row["used"] for row in content["inputs"]] == [True, True, False, True, True, True]
+    left_out = content["inputs"][2]
+    assert words in left_out["reason"]
+    assert left_out["sha256"] == hashlib.sha256(Path(paths[2]).read_bytes()).hexdigest()
+    assert (content["frames_used"], content["frames_left_out"], content["figures"]["frames"]) == (5, 1, 6)
+
+
+def test_too_few_frames_that_show_anything(tmp_path: Path, run: Run) -> None:
+    """Fewer than set.min_frames: the set is refused, every such frame named, and how to try again."""
+    paths = write_set(tmp_path, night_of(star_field(1)))[:3]
+    for path in paths[1:]:
+        fits.writeto(path, np.zeros(SHAPE, np.uint16), fits.getheader(path), overwrite=True)
+
+    with pytest.raises(SetError, match=r"only 1 of 3 .* light_1\.fits is blank.*; light_2\.fits is blank") as caught:
+        run(paths)
+    assert caught.value.file == paths[1]
+    assert "stackd retry M31" in caught.value.remedy
+
+
+def test_the_classic_network_says_before_the_work_that_it_takes_eight(
+    light_paths: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Not after minutes of aligning."""
+    told: list[str] = []
+    classic = load_restorer(str(models.resolve(tmp_path, "classic").path))
+    settings, limits = what_to_restore(Settings()), LimitsSettings().model_dump()
+
+    with pytest.raises(SetError, match="exactly 8 frames, not 6"):
+        process(Job("a", light_paths, str(tmp_path), settings, limits, ""), classic, lambda step, _: told.append(step))
+    assert set(told) == {"read"}
+
+
+@pytest.mark.parametrize("missing", ["architecture", "sigma_curve"])
+def test_a_card_that_describes_no_network(missing: str, tmp_path: Path) -> None:
+    """A model's fault, not a set's: the old model goes on."""
+    card = {key: value for key, value in CARD.items() if key != missing}
+    version = models.publish(tmp_path, "mine", weights_of(build(PRESETS["small"])), card)
+
+    with pytest.raises(ModelError, match="describes no network"):
+        load_restorer(str(version.path))
 
 
 def test_a_model_folder_without_a_model(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 from standin import WORK, write_frame
 
 from stackd.disk.ledger import digest_of
+from stackd.errors import OutputError
 from stackd.jobs.assembly import Problem
 from stackd.jobs.runner import Limits, SerialRunner, WorkerRunner
 from stackd.jobs.worker import WorkerStart
 from stackd.records import FrameFacts, Job, Report
 
-LIMITS = {"max_pixels": 1000, "max_file_mb": 1}
+LIMITS = {"max_pixels": 1000, "max_file_mb": 1, "attempts": 3}
 START = WorkerStart(WORK, "DEBUG", "", 1, 0)
 
 
@@ -134,7 +135,7 @@ def test_known_content_is_not_restored_again(tmp_path: Path) -> None:
 
 
 def test_looks_blame_the_file_that_kills_the_reader(runner: WorkerRunner, tmp_path: Path) -> None:
-    """Among many files one kills the reader: it alone is blamed, all others are read."""
+    """Among many files one kills the reader again and again: it alone is blamed, all others are read."""
     for n in range(6):
         write_frame(tmp_path / f"{n}.fits", n, **({"look": "die"} if n == 2 else {}))
     (tmp_path / "half.fits").write_text('{"number": 1')
@@ -150,6 +151,17 @@ def test_looks_blame_the_file_that_kills_the_reader(runner: WorkerRunner, tmp_pa
     assert "died" in found["2.fits"].reason
     assert (found["half.fits"].finished, found["text.fits"].finished) == (False, True)
     assert found["missing.fits"] is None
+
+
+def test_one_death_of_a_reader_blames_no_file(runner: WorkerRunner, tmp_path: Path) -> None:
+    """The kernel, short of memory, kills a reader of a good file, too: it is read by the next one."""
+    mended = tmp_path / "mended"
+    write_frame(tmp_path / "0.fits", 0, look="die once", until=str(mended))
+    runner.probe([str(tmp_path / "0.fits")], LIMITS)
+    [found] = until(runner, runner.probed)
+
+    assert mended.exists()
+    assert isinstance(found.found, FrameFacts)
 
 
 def test_worker_is_replaced_when_used_up_or_for_another_model(tmp_path: Path) -> None:
@@ -211,3 +223,18 @@ def test_serial_runner_keeps_the_same_contract(tmp_path: Path, steps: list[tuple
     assert isinstance(runner.probed()[0].found, FrameFacts)
     assert ("M27", "restore", 0.5) in steps
     runner.close()
+
+
+def test_a_ledger_that_cannot_be_read_puts_the_set_off(tmp_path: Path) -> None:
+    """The worker asks whether the content is known and nobody can say: it gets an answer, the set no second result."""
+
+    def unreadable(digest: str) -> str | None:
+        raise OutputError("ledger.db: the ledger cannot be read now: disk I/O error")
+
+    one = WorkerRunner(START, Limits(20.0, 100), unreadable, lambda *step: None)
+    try:
+        report = run(one, job_of(tmp_path))
+        assert (report.ok, report.cause, report.retry) == (False, "transient", True)
+        assert "disk I/O error" in report.reason
+    finally:
+        one.close()
