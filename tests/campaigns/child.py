@@ -55,6 +55,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("once", nargs="?", choices=["once"])
     parser.add_argument("--retry-delay", type=float)
+    parser.add_argument("--real", action="store_true", help="the product's own work instead of the stand-ins")
     parser.add_argument("--pause", type=float, default=turn.PAUSE_S)
     parser.add_argument("--checked-models", action="store_true")
     asked = parser.parse_args(words)
@@ -64,7 +65,8 @@ def main(words: list[str]) -> int:
     settings = load(asked.config, {})
     logs.configure("INFO")
     try:
-        daemon = Daemon(settings, work=replace(WORK, load="standin:load_checked") if asked.checked_models else WORK)
+        standin = replace(WORK, load="standin:load_checked") if asked.checked_models else WORK
+        daemon = Daemon(settings, work=None if asked.real else standin)
     except StackdError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -96,9 +96,9 @@ class House:
         (self.folder / "config.toml").write_text("\n".join(lines) + "\n")
 
     def command(self, *options: str) -> list[str]:
-        """What starts a daemon here. Options are those of child.py ("once", "--serial" ...) or `stackd`'s."""
-        if self.standin:
-            return [sys.executable, str(CHILD), "config.toml", *options]
+        """What starts a daemon here: child.py for stand-ins and where its "--..." are asked for, else `stackd`."""
+        if self.standin or any(option.startswith("--") for option in options):
+            return [sys.executable, str(CHILD), "config.toml", *([] if self.standin else ["--real"]), *options]
         return [sys.executable, "-m", "stackd", *(options or ("run",))]
 
     @property

@@ -77,7 +77,7 @@ class Fire:
             self.house.start_quickly(*QUICK_RETRIES)
         else:
             self.fresh_starts += 1
-            self.house.start(*(QUICK_RETRIES if self.house.standin else ()))
+            self.house.start(*QUICK_RETRIES)
 
     def _keep_loaded(self) -> None:
         """So many sets wait, new ones being dropped as old ones come out."""
@@ -127,7 +127,7 @@ class Fire:
     def _finish(self) -> Audit:
         if self.house.process is not None and self.house.process.poll() is None:
             self.house.kill()
-        self.house.start(*(QUICK_RETRIES if self.house.standin else ()))
+        self.house.start(*QUICK_RETRIES)
         wanted = len(self.house.dropped) - len(self.away)
         self.house.until(lambda: self._witness.look() or len(self.house.published()) >= wanted, END_S)
         reports = [self.house.quarantine / name / "error.json" for name in self.away]
