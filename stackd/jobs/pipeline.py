@@ -52,6 +52,8 @@ def load_restorer(model_folder: str) -> AnyRestorer:
     try:
         kind = card["architecture"].get("kind", "unet")
         return (ClassicRestorer if kind == "classic" else Restorer)(card, weights)
+    except ModelError as error:
+        raise ModelError(f"{model_folder}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ModelError(f"{model_folder}: its card describes no network that can be built here ({what})") from error

@@ -535,6 +535,15 @@ def test_a_card_that_describes_no_network(missing: str, tmp_path: Path) -> None:
         load_restorer(str(version.path))
 
 
+def test_weights_of_another_network_name_their_model(tmp_path: Path) -> None:
+    """Which of the store's versions is refused must be in the reason: log and status show nothing else."""
+    weights = {name: np.concatenate([v, v], -1) for name, v in weights_of(build(PRESETS["small"])).items()}
+    version = models.publish(tmp_path, "mine", weights, CARD)
+
+    with pytest.raises(ModelError, match=f"{version.version}: the weight .* has shape"):
+        load_restorer(str(version.path))
+
+
 def test_a_model_folder_without_a_model(tmp_path: Path) -> None:
     """ModelError, as for any weights that do not belong to their card."""
     with pytest.raises(ModelError):
