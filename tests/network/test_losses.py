@@ -46,7 +46,7 @@ def test_fluxes_count_beyond_noise_and_accuracy(truth: np.ndarray) -> None:
 
 
 def test_easy_skies_count_nearly_like_hard_ones() -> None:
-    """Halving a tenth of the error helps at least half as much as halving all of it: PSNR is a logarithm too."""
+    """Halving a tenth of the error helps at least a third as much as halving all of it: PSNR is a logarithm too."""
     rng = np.random.default_rng(3)
     truth = np.zeros((2, 64, 64), np.float32)
     error = (rng.normal(0, 1, truth.shape) * [[[0.05]], [[0.5]]]).astype(np.float32)
@@ -56,7 +56,7 @@ def test_easy_skies_count_nearly_like_hard_ones() -> None:
 
     gains = [value(losses.fidelity(truth, error)) - value(losses.fidelity(truth, e)) for e in (easier, harder)]
 
-    assert gains[0] > 0.5 * gains[1] > 0
+    assert gains[0] > gains[1] / 3 > 0
 
 
 def test_the_claimed_error_is_best_when_true() -> None:
