@@ -39,7 +39,7 @@ from stackd.network.weights import set_weights
 
 Image = NDArray[np.float32]
 Way = Callable[[Image], Image]
-SHOWN = {"wide Milky Way field": r"milky|wide", "Dumbbell nebula": r"dumbbell|m[ _-]?27(?!\d)"}
+SHOWN = {"wide Milky Way field": r"milky|sagittarius", "Dumbbell nebula": r"dumbbell|m[ _-]?27(?!\d)"}
 USUAL_PSF = Psf(1.9, 8.0)  # of the random blurs the middle one
 TARGET_FWHM_PX = 1.0  # of the Wiener maps; the network does the rest
 UNIT = corruption.NOISE / np.sqrt(corruption.FRAMES)  # noise of the mean of the frames

@@ -17,7 +17,7 @@ from stackd.imaging.match import LEAST_MATCHES, Match, pair, refine, without_mat
 from stackd.imaging.phase import align_by_phase
 from stackd.imaging.reference import FrameFigures, by_merit, choose_reference, frame_figures, with_overlap
 from stackd.imaging.stars import Stars, find_peaks, find_stars
-from stackd.imaging.vote import all_poses, cell_px, likely_poses, rescaled_poses, vote
+from stackd.imaging.vote import all_poses, cell_px, likely_poses, rescaled_poses, usual_poses, vote
 from stackd.imaging.warp import Transform, apply_transform, compose, identity
 
 __all__ = [
@@ -64,7 +64,7 @@ def find_transform(stars: Stars, reference_stars: Stars) -> Transform | None:
 
 
 def _search(stars: Stars, reference: Stars) -> Match | None:
-    for poses in (likely_poses, all_poses, rescaled_poses):
+    for poses in (usual_poses, likely_poses, all_poses, rescaled_poses):
         match = _search_among(stars, reference, poses())
         if match is not None:
             return match

@@ -19,6 +19,11 @@ SCALE_STEPS = 4  # on each side: up to +-5.6 %
 CANDIDATES = 12
 
 
+def usual_poses() -> list[tuple[float, float]]:
+    """(angle, scale) of frames taken one after another on a good mount: not turned."""
+    return [(ANGLE_STEP_RAD * n, 1.0) for n in (-1, 0, 1)]
+
+
 def likely_poses() -> list[tuple[float, float]]:
     """(angle, scale) of frames of one night: hardly turned, or turned over by a meridian flip."""
     count = int(NEAR_ANGLE_RAD / ANGLE_STEP_RAD)
