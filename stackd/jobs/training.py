@@ -17,7 +17,7 @@ from loguru import logger
 from stackd.disk import checkpoint
 from stackd.disk.weights import Weights
 from stackd.errors import ConfigError
-from stackd.jobs import promotion
+from stackd.jobs import honesty, promotion
 from stackd.jobs.classic import train_classic
 from stackd.jobs.judging import HELD_OUT, Judge, held_out_batches
 from stackd.jobs.pictures import Pictures, usable_pictures
@@ -25,7 +25,7 @@ from stackd.jobs.sets import learnt_and_held_out
 from stackd.jobs.training_log import TrainingLog, before_and_after
 from stackd.jobs.training_loop import Loop, Material, Run
 from stackd.jobs.training_request import Outcome, Progress, TrainingRequest
-from stackd.network import architecture, calibrate, feed, fit
+from stackd.network import architecture, feed, fit
 from stackd.network.weights import set_weights
 
 HELD_OUT_SHARE = 0.1  # of the pictures
@@ -71,11 +71,11 @@ def train(request: TrainingRequest, report: Callable[[Progress], None] = lambda 
     finally:
         log.close()
     card = _card(request, run, trainer, (len(pictures), len(held_out)))
+    weights = trainer.averaged_weights()
     card |= {
-        "sigma_curve": calibrate.sigma_curve(network, judge.batches),
-        "log": str(log.folder.relative_to(request.store)),
-    }
-    return _stored(request, card, trainer.averaged_weights(), judge, figure)
+        "sigma_curve": honesty.measured_curve(card, weights), "log": str(log.folder.relative_to(request.store)),
+    }  # fmt: skip
+    return _stored(request, card, weights, judge, figure)
 
 
 def _watch(network: keras.Model, batches: list[fit.Batch]) -> Callable[[Weights], float]:

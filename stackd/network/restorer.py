@@ -77,8 +77,9 @@ class Restorer:
         return picture, sigma
 
     def _honest(self, log_sigma: Image) -> Image:
-        """The claimed error put right by what the held-out skies showed; beyond the curve by its end's correction."""
-        excess = log_sigma - np.clip(log_sigma, self._claimed[0], self._claimed[-1])
+        """The claimed error put right by what simulated nights showed: never less than the least that was real there;
+        above the curve by its end's correction."""
+        excess = np.maximum(log_sigma - self._claimed[-1], 0)
         return np.exp(np.interp(log_sigma, self._claimed, self._real) + excess).astype(np.float32)
 
 

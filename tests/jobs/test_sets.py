@@ -13,11 +13,12 @@ from stackd.disk import models
 from stackd.disk.captures import write_capture
 from stackd.errors import ConfigError
 from stackd.imaging import camera, skies
-from stackd.jobs import golden, judging, sets, training, training_loop
+from stackd.jobs import golden, honesty, judging, sets, training, training_loop
 from stackd.jobs.training import train
 from stackd.jobs.training_request import SetFolders, TrainingRequest
 from stackd.network import feed, fit, halves, pool
 from stackd.records import FrameFacts
+from stackd.network.calibrate import AS_CLAIMED
 from tests.network.nights import NoProcesses, quick_skies
 
 SIZE_PX, FRAMES = 352, 6
@@ -113,7 +114,7 @@ def test_a_run_learns_from_captures(
         (training_loop, "WARM_SKIES", 2), (training_loop, "WINDOW_SKIES", 3), (judging, "HELD_OUT_SKIES", 1),
         (training, "WATCHED_SKIES", 1), (golden, "prepare_all", list), (feed, "simulate", quick_skies),
         (golden, "judge", lambda prepared, restorer: {"psnr": 40.0}), (pool, "ProcessPoolExecutor", NoProcesses),
-        (fit, "use_fast_arithmetic", lambda: None),
+        (fit, "use_fast_arithmetic", lambda: None), (honesty, "measured_curve", lambda card, weights: AS_CLAIMED),
     ):  # fmt: skip
         monkeypatch.setattr(room, name, value)
     seen: list[str] = []

@@ -16,11 +16,12 @@ import pytest
 
 from stackd.disk import checkpoint, models
 from stackd.errors import ConfigError, ModelError
-from stackd.jobs import golden, judging, training, training_loop
+from stackd.jobs import golden, honesty, judging, training, training_loop
 from stackd.jobs.pipeline import load_restorer
 from stackd.jobs.training import train
 from stackd.jobs.training_request import Outcome, Progress, TrainingRequest
 from stackd.network import feed, fit, pool
+from stackd.network.calibrate import AS_CLAIMED
 from stackd.network.restorer import Restorer
 from tests.network.nights import NoProcesses, quick_skies
 
@@ -45,6 +46,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "WATCHED_SKIES", 1)
     monkeypatch.setattr(golden, "prepare_all", lambda: [quick_batch(900 + k) for k in range(2)])
     monkeypatch.setattr(golden, "judge", quick_figures)
+    monkeypatch.setattr(honesty, "measured_curve", lambda card, weights: AS_CLAIMED)
     monkeypatch.setattr(fit, "use_fast_arithmetic", lambda: None)
     monkeypatch.setattr(fit, "Recipe", partial(Recipe, batch=2, crop_px=32, warm_up=2))
 
