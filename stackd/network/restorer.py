@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stackd.imaging.fuse import Bank
 from stackd.network import architecture
-from stackd.network.channels import CHANNELS, network_input
+from stackd.network.channels import network_input
 from stackd.network.weights import set_weights
 
 Image = NDArray[np.float32]

@@ -17,8 +17,8 @@ from stackd.jobs import golden, honesty, judging, sets, training, training_loop
 from stackd.jobs.training import train
 from stackd.jobs.training_request import SetFolders, TrainingRequest
 from stackd.network import feed, fit, halves, pool
-from stackd.records import FrameFacts
 from stackd.network.calibrate import AS_CLAIMED
+from stackd.records import FrameFacts
 from tests.network.nights import NoProcesses, quick_skies
 
 SIZE_PX, FRAMES = 352, 6
