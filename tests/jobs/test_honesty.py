@@ -14,8 +14,10 @@ SMALL = GoldenSky("small", 11, size_px=256, stars_per_mpx=4000.0)
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_curve_makes_claims_true(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bin by bin of the claimed error, the real one is within 30 % of it on the night that the curve was measured on;
-    on the emptiest quarter of the sky, where a few faint stars missed are all the error there is, within 50 %."""
+    """Bin by bin of the claimed error the real one is within 30 % of it, on the night that the curve was measured on.
+
+    On the emptiest quarter of the sky, where a few faint stars missed are all the error there is, within 50 %.
+    """
     version = models.resolve(models.SHIPPED.parent / "no store", "default")
     card, weights = models.load_weights(version)
     monkeypatch.setattr(honesty, "NIGHTS", (SMALL,))

@@ -57,8 +57,8 @@ def random_bank(
 def test_tiles_give_what_the_whole_gives(
     network: keras.Model, restorer: Restorer, rng: np.random.Generator, size: tuple[int, int]
 ) -> None:
-    """A picture of two by two tiles and one of a single small tile: everywhere within 1e-5 of the noise (and of a
-    star's light) of one big pass."""
+    """Two by two tiles, and a single small one: everywhere within 1e-5 of the noise (and of a star's light) of one big
+    pass."""
     height, width = size
     bank = random_bank(rng, height, width)
 
