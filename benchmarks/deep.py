@@ -9,7 +9,8 @@ sides. Nothing is resampled: stars are found on each picture's own grid, and the
 
 Stars: a peak is a star if the deep picture has a peak of 2.5 sigma within 1.5 px, false if it has none where the sky is
 empty (judge.py's rule), and `beside` if it has none next to a brighter star, where the deep picture's own blur may
-hide a companion. Counted from the highest peak down until there are so many false ones per Mpx. The share is of the
+hide a companion. Counted from the highest peak down until there are so many false ones per Mpx of empty sky (of all splits together:
+a split alone has few). The share is of the
 stars that the deep picture shows at 5 sigma or more. A real star too faint for the deep picture counts as false, for
 all ways alike; a false peak passes for a star as often as the printed chance says.
 
@@ -31,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.spatial import cKDTree
 
 from benchmarks import siril
@@ -100,6 +101,7 @@ class Deep:
     seen: NDArray[np.bool_]  # (H, W): by every frame of both sides
     empty: NDArray[np.bool_]  # (H, W): there a peak without a counterpart is false
     noise: float  # of one pixel
+    peak_noise: float  # of a peak's height
     x: NDArray[np.intp]
     y: NDArray[np.intp]
     snr: NDArray[np.float64]
@@ -125,17 +127,37 @@ class Deep:
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """A way's peaks within the judged sky, highest first: what the deep picture says of each."""
+    """A way's peaks within the judged sky, highest first, and what the deep picture says of each."""
 
     x: NDArray[np.intp]  # on the way's own grid
     y: NDArray[np.intp]
-    star: NDArray[np.intp]  # index of the deep peak, -1 without one
+    height: NDArray[np.float64]  # in sigmas of the deep picture
+    snr: NDArray[np.float64]  # of the deep picture's star there, 0 without one
     false: NDArray[np.bool_]
+    stars: dict[str, int]  # that could be found, all and faint
+    mpx: dict[str, float]  # empty and seen
 
-    @property
-    def beside(self) -> NDArray[np.bool_]:
-        """No star of the deep picture's, but near one."""
-        return (self.star < 0) & ~self.false
+    def found(self, rate: float) -> dict[str, float]:
+        """Share of the deep picture's stars among the peaks down to the height of so many false ones per Mpx."""
+        kept = np.cumsum(self.false) <= rate * self.mpx["empty"]
+        certain = kept & (self.snr >= CERTAIN_SIGMA)
+        beside = kept & (self.snr == 0) & ~self.false
+        return {
+            f"found_{rate:g}": float(certain.sum() / max(self.stars["all"], 1)),
+            f"faint_{rate:g}": float((certain & (self.snr < FAINT_SIGMA)).sum() / max(self.stars["faint"], 1)),
+            f"beside_{rate:g}": float(beside.sum() / self.mpx["seen"]),
+        }
+
+
+def pooled(parts: Sequence[Peaks]) -> Peaks:
+    """Several splits' peaks as those of one large picture: a split alone has few false ones."""
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y", "height", "snr", "false")
+    }
+    order = np.argsort(-columns["height"], kind="stable")
+    sums = {name: {key: sum(getattr(part, name)[key] for part in parts) for key in getattr(parts[0], name)}
+            for name in ("stars", "mpx")}  # fmt: skip
+    return Peaks(**{name: column[order] for name, column in columns.items()}, **sums)
 
 
 class House:
@@ -181,19 +203,22 @@ def main() -> None:
 
 
 def judge_field(frames: Path, size: int, settings: Settings, program: str | None, work: Path) -> dict:
-    """Every split of a field judged: {"splits": {name: {"deep": facts, way: figures}}, "sigma": ..., "model": ...}."""
+    """{"splits": {name: {"deep": facts, way: figures}}, "sigma": deviations, "model": ...}; all splits pooled as one."""
     house = House(settings, work)
     paths = house.in_order(frames, size)
-    story: dict = {"field": frames.name, "frames": len(paths), "size": size, "splits": {}, "sigma": {}}
-    for name, members in splits(paths, size).items():
+    sets = splits(paths, size)
+    judged, peaks = {}, []
+    for name, members in sets.items():
         one, other = house.restored(members), house.restored([path for path in paths if path not in members])
-        story["splits"][name] = judge_split(one, other, members, program, work / f"siril-{name}")
-        story["model"] = one.manifest["model"]
+        judged[name], found = judge_split(one, other, members, program, work / f"siril-{name}")
+        peaks.append(found)
         _say(f"judged {name}")
-    halves = {name: house.restored(members) for name, members in splits(paths, size).items()}
-    for pair in (("first", "last"), ("even", "odd")):
-        story["sigma"][" and ".join(pair)] = deviations(*(halves[name] for name in pair))
-    return story
+    halves = {name: house.restored(members) for name, members in sets.items()}
+    sigma = {f"{a} and {b}": deviations(halves[a], halves[b]) for a, b in (("first", "last"), ("even", "odd"))}
+    return {
+        "field": frames.name, "frames": len(paths), "size": size, "model": one.manifest["model"],
+        "splits": {"all splits": _together(list(judged.values()), peaks)} | judged, "sigma": sigma,
+    }  # fmt: skip
 
 
 def splits(paths: Sequence[Path], size: int) -> dict[str, list[Path]]:
@@ -202,8 +227,10 @@ def splits(paths: Sequence[Path], size: int) -> dict[str, list[Path]]:
     return {"first": list(paths[:size]), "last": list(paths[-size:]), "even": list(even), "odd": list(odd)}
 
 
-def judge_split(one: Result, other: Result, members: Sequence[Path], program: str | None, folder: Path) -> dict:
-    """{"deep": facts, way: figures} of one set against the others."""
+def judge_split(
+    one: Result, other: Result, members: Sequence[Path], program: str | None, folder: Path
+) -> tuple[dict, dict[str, Peaks]]:
+    """({"deep": facts, way: figures}, {way: its peaks}) of one set against the others."""
     deep, onto_set = deep_of(one, other)
     pictures = {"one frame": _light(one.reference), "plain stack": one.stack, "stackd": one.restored}
     placed = {name: (picture, onto_set) for name, picture in pictures.items()}
@@ -214,7 +241,8 @@ def judge_split(one: Result, other: Result, members: Sequence[Path], program: st
         "judged_mpx": float(deep.seen.sum() / 1e6), "empty_mpx": float(deep.empty.sum() / 1e6),
         "frames": len(other.frames),
     }  # fmt: skip
-    return {"deep": facts} | {name: figures(*placed[name], deep) for name in WAYS if name in placed}
+    judged = {name: figures(*placed[name], deep) for name in WAYS if name in placed}
+    return {"deep": facts} | {name: row for name, (row, _) in judged.items()}, {n: p for n, (_, p) in judged.items()}
 
 
 def deep_of(one: Result, other: Result) -> tuple[Deep, Transform]:
@@ -230,39 +258,45 @@ def deep_of(one: Result, other: Result) -> tuple[Deep, Transform]:
     return _catalogued(light, seen, _saturation_adu(other)), onto_set
 
 
-def figures(picture: Image, onto: Transform, deep: Deep) -> dict[str, float]:
-    """All figures of one way. `onto`: the deep picture's pixels -> the way's."""
+def figures(picture: Image, onto: Transform, deep: Deep) -> tuple[dict[str, float], Peaks]:
+    """(all figures of one way, its peaks). `onto`: the deep picture's pixels -> the way's."""
     sky = _bright_sky(deep, onto)
     width = star_width_px(picture, sky)
     light = _as_seen(picture, onto, deep)
-    peaks = compared(light, onto, deep, width)
     scale, scatters = _photometry(picture, sky, deep)
-    found = {}
-    for rate in RATES_PER_MPX:
-        found |= _found(peaks, deep, rate)
+    peaks = compared(light, onto, deep, width, scale)
+    found = _found(peaks)
     claims = _claims(light, peaks) * scale
     invented = (peaks.false & (claims > judge.CLAIM_SIGMA * deep.flux_error)).sum() / (deep.empty.sum() / 1e6)
-    return found | {"invented": float(invented)} | scatters | {"fwhm": width or np.nan}
+    return found | {"invented": float(invented)} | scatters | {"fwhm": width or np.nan}, peaks
 
 
-def compared(light: Image, onto: Transform, deep: Deep, width_px: float | None) -> Peaks:
-    """A way's peaks held against the deep picture's; of several at one star the highest is it, the rest nothing."""
-    x, y, _ = judge.peaks(light, width_px, judge.ground_of)
+def compared(light: Image, onto: Transform, deep: Deep, width_px: float | None, scale: float) -> Peaks:
+    """A way's peaks held against the deep picture's; of several at one star the highest is it, the rest nothing.
+
+    `scale`: the deep picture's unit over the way's.
+    """
+    x, y, height = judge.peaks(light, width_px, judge.ground_of)
     there = Transform(invert(onto.matrix), "stars", 0, 0.0)(x.astype(float), y.astype(float))
     column, row = np.rint(there).astype(int).T
     inside = (column >= 0) & (column < deep.seen.shape[1]) & (row >= 0) & (row < deep.seen.shape[0])
     inside[inside] = deep.seen[row[inside], column[inside]]
-    x, y, there, column, row = x[inside], y[inside], there[inside], column[inside], row[inside]
     near = cKDTree(np.stack([deep.x, deep.y], 1)).query_ball_point(there, judge.SAME_STAR_PX)
-    star, taken = np.full(len(x), -1), np.zeros(len(deep.x), bool)
-    for k, around in enumerate(near):
-        free = [n for n in around if not taken[n]]
+    snr, taken = np.zeros(len(x)), np.zeros(len(deep.x), bool)
+    for k in np.flatnonzero(inside):
+        free = [n for n in near[k] if not taken[n]]
         if free:
-            star[k] = min(free)  # they are in order of height
-            taken[star[k]] = True
-    again = (star < 0) & np.array([len(around) > 0 for around in near], bool)
-    false = (star < 0) & deep.empty[row, column]
-    return Peaks(x[~again], y[~again], star[~again], false[~again])
+            snr[k] = deep.snr[min(free)]  # they are in order of height
+            taken[min(free)] = True
+        elif near[k]:
+            inside[k] = False
+    false = np.zeros(len(x), bool)
+    false[inside] = (snr[inside] == 0) & deep.empty[row[inside], column[inside]]
+    certain, faint = deep.snr >= CERTAIN_SIGMA, deep.snr < FAINT_SIGMA
+    stars = {"all": int(certain.sum()), "faint": int((certain & faint).sum())}
+    mpx = {"empty": float(deep.empty.sum() / 1e6), "seen": float(deep.seen.sum() / 1e6)}
+    sigmas = height * (scale / deep.peak_noise)
+    return Peaks(x[inside], y[inside], sigmas[inside], snr[inside], false[inside], stars, mpx)
 
 
 def deviations(one: Result, other: Result) -> dict[str, dict[str, float]]:
@@ -291,7 +325,7 @@ def page(story: Mapping) -> str:
     model = story["model"] or {"name": "none", "version": "no network"}
     sets = f"sets of {story['size']} of {story['frames']} frames"
     lines = [f"{story['field']}: {sets}, model {model['name']} {model['version']}", ""]
-    for name, ways in (_mean_of(story) | story["splits"]).items():
+    for name, ways in story["splits"].items():
         lines += [f"**{name}**: {_facts(ways['deep'])}", "", *_table(ways), ""]
     lines += ["sigma.fits, where the claimed sigma is so many times its median (68 %, 95 % and 0 % if it is true):", ""]
     lines += ["| sets | sigma | pixels | within 1 | within 2 | beyond 5 |", "| --- | --- | --- | --- | --- | --- |"]
@@ -384,16 +418,25 @@ def _catalogued(light: Image, seen: NDArray[np.bool_], saturation: float) -> Dee
     """Stars and noise of the deep picture."""
     stars = _stars(light, SATURATED_SHARE * saturation)
     width = float(np.median(stars.fwhm_px[~stars.saturated][:200]))
-    x, y, height = judge.peaks(light, width, judge.ground_of)
-    sigma_px = float(np.clip(width / FWHM_PER_SIGMA, 0.8, 2.5))
-    smooth = gaussian_filter(np.where(seen, light - judge.ground_of(light), 0), sigma_px)
-    snr = height / measure_sky(np.where(seen, smooth, np.nan).astype(np.float32)).noise_adu
-    clear = (snr > HINT_SIGMA) & seen[y, x]
-    x, y, snr = x[clear], y[clear], snr[clear].astype(np.float64)
+    smooth = _smoothed(light, width)
+    peak_noise = measure_sky(smooth).noise_adu
+    # 3 px: a star on the flank of a brighter one is a star
+    y, x = np.nonzero((smooth == maximum_filter(np.nan_to_num(smooth), 3)) & (smooth > HINT_SIGMA * peak_noise))
+    order = np.argsort(-smooth[y, x], kind="stable")
+    x, y = x[order], y[order]
+    snr = (smooth[y, x] / peak_noise).astype(np.float64)
     bright, bright_snr = _bright(stars, x, y, snr, width)
     noise = measure_sky(light).noise_adu
     empty = seen & _empty(light, x, y, snr, width, noise)
-    return Deep(light, seen, empty, noise, x, y, snr, width, bright, bright_snr)
+    return Deep(light, seen, empty, noise, peak_noise, x, y, snr, width, bright, bright_snr)
+
+
+def _smoothed(light: Image, width: float) -> Image:
+    """Above the ground and through a filter as wide as the stars, as judge.peaks does it; NaN where not judged."""
+    sigma_px = float(np.clip(width / FWHM_PER_SIGMA, 0.8, 2.5))
+    unseen = ~np.isfinite(light)
+    smooth = gaussian_filter(np.where(unseen, 0, light - judge.ground_of(light)), sigma_px)
+    return np.where(unseen, np.nan, smooth).astype(np.float32)
 
 
 def _bright(
@@ -458,16 +501,8 @@ def _scatter_mag(ratio: NDArray[np.float64]) -> float:
     return float(1.4826 * np.median(np.abs(magnitudes - np.median(magnitudes))))
 
 
-def _found(peaks: Peaks, deep: Deep, rate: float) -> dict[str, float]:
-    """Share of the deep picture's stars among the peaks down to the height of so many false ones per Mpx."""
-    kept = np.cumsum(peaks.false) <= rate * deep.empty.sum() / 1e6
-    found = np.zeros(len(deep.x), bool)
-    found[peaks.star[kept & (peaks.star >= 0)]] = True
-    certain = deep.snr >= CERTAIN_SIGMA
-    faint = certain & (deep.snr < FAINT_SIGMA)
-    shares = {f"found_{rate:g}": found[certain].mean(), f"faint_{rate:g}": found[faint].mean()}
-    beside = (peaks.beside & kept).sum() / (deep.seen.sum() / 1e6)
-    return {name: float(value) for name, value in shares.items()} | {f"beside_{rate:g}": float(beside)}
+def _found(peaks: Peaks) -> dict[str, float]:
+    return {name: value for rate in RATES_PER_MPX for name, value in peaks.found(rate).items()}
 
 
 def _claims(light: Image, peaks: Peaks) -> NDArray[np.float64]:
@@ -496,15 +531,13 @@ def _by_siril(
     return None
 
 
-def _mean_of(story: Mapping) -> dict[str, dict]:
-    """All splits' figures averaged, as one more split."""
-    every = list(story["splits"].values())
-    names = [name for name in ("deep", *WAYS) if all(name in ways for ways in every)]
-    return {
-        "all splits": {
-            name: {key: float(np.mean([ways[name][key] for ways in every])) for key in every[0][name]} for name in names
-        }
-    }
+def _together(splits: Sequence[Mapping], peaks: Sequence[Mapping[str, Peaks]]) -> dict[str, dict[str, float]]:
+    """All splits as one: stars found among the peaks of all, other figures averaged."""
+    names = [name for name in ("deep", *WAYS) if all(name in ways for ways in splits)]
+    mean = {name: {key: float(np.mean([ways[name][key] for ways in splits])) for key in splits[0][name]}
+            for name in names}  # fmt: skip
+    found = {name: _found(pooled([ways[name] for ways in peaks])) for name in names if name != "deep"}
+    return {name: row | found.get(name, {}) for name, row in mean.items()}
 
 
 def _facts(deep: Mapping[str, float]) -> str:

@@ -35,6 +35,7 @@ __all__ = [
 VOTERS = 100  # brightest stars of each frame
 CERTAIN = -5.0  # log10 of the false alarms that one pair of frames may expect
 ENOUGH_STARS = 10  # matched, beyond which no picture tells better
+NEIGHBOURS = 3  # in time, by way of which a frame may be placed that does not lie on the reference itself
 LOCKED_RADIUS_PX = 1.0
 LOCKED_PX = 0.5  # a transform that moves no corner by more may be the detector's own pattern
 
@@ -208,7 +209,7 @@ def _lay(
 
 def _by_way_of_another(stars: Sequence[Stars], transforms: Sequence[Transform | None], frame: int) -> Transform | None:
     placed = sorted((abs(k - frame), k) for k, t in enumerate(transforms) if t is not None and t.method == "stars")
-    for _, between in placed:
+    for _, between in placed[:NEIGHBOURS]:
         step = find_transform(stars[frame], stars[between])
         if step is not None:
             return replace(step, matrix=compose(transforms[between].matrix, step.matrix))
