@@ -7,12 +7,13 @@ deep picture that the set's ways are judged by: one frame, the plain clipped sta
 stackd. Four splits (the first and the last frames, every other one from either), so that each frame serves on both
 sides. Nothing is resampled: stars are found on each picture's own grid, and their places carried over.
 
-Stars: a peak is a star if the deep picture has a peak of 2.5 sigma within 1.5 px, false if it has none where the sky is
-empty (judge.py's rule), and `beside` if it has none next to a brighter star, where the deep picture's own blur may
-hide a companion. Counted from the highest peak down until there are so many false ones per Mpx of empty sky (of all splits together:
-a split alone has few). The share is of the
-stars that the deep picture shows at 5 sigma or more. A real star too faint for the deep picture counts as false, for
-all ways alike; a false peak passes for a star as often as the printed chance says.
+Stars: all pictures are searched through one filter, as wide as the deep picture's stars. A peak is a star if the deep
+picture has a peak of 2.5 sigma within 1.5 px, false if it has none where the sky is empty (judge.py's rule), and
+`beside` if it has none next to a brighter star, where the deep picture's own blur may hide a companion. Counted from
+the highest peak down until there are so many false ones per Mpx of empty sky (of all splits together: a split alone has
+few); `strictly`: those beside stars count as false too. The share is of the stars that the deep picture shows at 5
+sigma or more. A real star too faint for the deep picture counts as false, for all ways alike; a false peak passes for a
+star as often as the printed chance says.
 
 Fluxes: apertures around bright, lonely, unsaturated stars against the same in the deep picture, the offset that all
 share removed. The deep picture's noise is in every way's scatter.
@@ -62,12 +63,14 @@ SATURATED_SHARE = 0.8
 APERTURE_WIDTHS, LEAST_APERTURE_PX = 2.5, 4.0  # radius, in the deep picture's star widths
 RING_APERTURES = (1.5, 2.5)
 ALONE_PX, ALONE_SHARE = 3.0, 1.1  # beyond the aperture; peaks of all stars there over the star's own
+QUIET_PX, QUIET_SHARE = 2.0, 1.5  # the same beyond the ring: wings there are another's in every way's picture
 HALO_WIDTHS, HALO_BETA = 1.5, 2.5  # a generous star: outside of all of them the sky is empty
 BORDER_PX = 15
 MOST_PX, MOST_BYTES = 1 << 27, 1 << 30
 COLUMNS = {
     **{f"found_{rate:g}": f"found at {rate:g} false/Mpx" for rate in RATES_PER_MPX},
     f"faint_{RATES_PER_MPX[1]:g}": f"of these 5 to {FAINT_SIGMA:g} sigma, at {RATES_PER_MPX[1]:g}",
+    f"strict_{RATES_PER_MPX[2]:g}": f"strictly, at {RATES_PER_MPX[2]:g}",
     f"beside_{RATES_PER_MPX[1]:g}": f"beside stars/Mpx, at {RATES_PER_MPX[1]:g}",
     "invented": "invented/Mpx",
     "scatter": f"flux scatter, {judge.BRIGHT_SIGMA:g} to {VERY_BRIGHT_SIGMA:g} sigma, mag",
@@ -140,11 +143,13 @@ class Peaks:
     def found(self, rate: float) -> dict[str, float]:
         """Share of the deep picture's stars among the peaks down to the height of so many false ones per Mpx."""
         kept = np.cumsum(self.false) <= rate * self.mpx["empty"]
+        strictly = np.cumsum(self.snr == 0) <= rate * self.mpx["seen"]
         certain = kept & (self.snr >= CERTAIN_SIGMA)
         beside = kept & (self.snr == 0) & ~self.false
         return {
             f"found_{rate:g}": float(certain.sum() / max(self.stars["all"], 1)),
             f"faint_{rate:g}": float((certain & (self.snr < FAINT_SIGMA)).sum() / max(self.stars["faint"], 1)),
+            f"strict_{rate:g}": float((strictly & (self.snr >= CERTAIN_SIGMA)).sum() / max(self.stars["all"], 1)),
             f"beside_{rate:g}": float(beside.sum() / self.mpx["seen"]),
         }
 
@@ -203,7 +208,7 @@ def main() -> None:
 
 
 def judge_field(frames: Path, size: int, settings: Settings, program: str | None, work: Path) -> dict:
-    """{"splits": {name: {"deep": facts, way: figures}}, "sigma": deviations, "model": ...}; all splits pooled as one."""
+    """{"splits": {name: {"deep": facts, way: figures}}, "sigma": deviations, "model": ...}; all splits as one too."""
     house = House(settings, work)
     paths = house.in_order(frames, size)
     sets = splits(paths, size)
@@ -264,19 +269,19 @@ def figures(picture: Image, onto: Transform, deep: Deep) -> tuple[dict[str, floa
     width = star_width_px(picture, sky)
     light = _as_seen(picture, onto, deep)
     scale, scatters = _photometry(picture, sky, deep)
-    peaks = compared(light, onto, deep, width, scale)
+    peaks = compared(light, onto, deep, scale)
     found = _found(peaks)
     claims = _claims(light, peaks) * scale
     invented = (peaks.false & (claims > judge.CLAIM_SIGMA * deep.flux_error)).sum() / (deep.empty.sum() / 1e6)
     return found | {"invented": float(invented)} | scatters | {"fwhm": width or np.nan}, peaks
 
 
-def compared(light: Image, onto: Transform, deep: Deep, width_px: float | None, scale: float) -> Peaks:
+def compared(light: Image, onto: Transform, deep: Deep, scale: float) -> Peaks:
     """A way's peaks held against the deep picture's; of several at one star the highest is it, the rest nothing.
 
     `scale`: the deep picture's unit over the way's.
     """
-    x, y, height = judge.peaks(light, width_px, judge.ground_of)
+    x, y, height = _peaks(light, deep.width)
     there = Transform(invert(onto.matrix), "stars", 0, 0.0)(x.astype(float), y.astype(float))
     column, row = np.rint(there).astype(int).T
     inside = (column >= 0) & (column < deep.seen.shape[1]) & (row >= 0) & (row < deep.seen.shape[0])
@@ -420,11 +425,10 @@ def _catalogued(light: Image, seen: NDArray[np.bool_], saturation: float) -> Dee
     width = float(np.median(stars.fwhm_px[~stars.saturated][:200]))
     smooth = _smoothed(light, width)
     peak_noise = measure_sky(smooth).noise_adu
-    # 3 px: a star on the flank of a brighter one is a star
-    y, x = np.nonzero((smooth == maximum_filter(np.nan_to_num(smooth), 3)) & (smooth > HINT_SIGMA * peak_noise))
-    order = np.argsort(-smooth[y, x], kind="stable")
-    x, y = x[order], y[order]
-    snr = (smooth[y, x] / peak_noise).astype(np.float64)
+    x, y, height = _peaks(light, width)
+    clear = height > HINT_SIGMA * peak_noise
+    x, y, height = x[clear], y[clear], height[clear]
+    snr = (height / peak_noise).astype(np.float64)
     bright, bright_snr = _bright(stars, x, y, snr, width)
     noise = measure_sky(light).noise_adu
     empty = seen & _empty(light, x, y, snr, width, noise)
@@ -439,15 +443,25 @@ def _smoothed(light: Image, width: float) -> Image:
     return np.where(unseen, np.nan, smooth).astype(np.float32)
 
 
+def _peaks(light: Image, width: float) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """x, y and height of local maxima, highest first. Of 3 px: a star on the flank of a brighter one is a star."""
+    smooth = np.nan_to_num(_smoothed(light, width))
+    y, x = np.nonzero((smooth == maximum_filter(smooth, 3)) & (smooth > 0))
+    order = np.argsort(-smooth[y, x], kind="stable")
+    return x[order], y[order], smooth[y, x][order]
+
+
 def _bright(
     stars: Stars, x: NDArray[np.intp], y: NDArray[np.intp], snr: NDArray[np.float64], width: float
 ) -> tuple[Stars, NDArray[np.float64]]:
     """Unsaturated stars above judge.BRIGHT_SIGMA without neighbours that matter, and their signal-to-noise ratios."""
     tree = cKDTree(np.stack([x, y], 1))
     around = tree.query_ball_point(np.stack([stars.x, stars.y], 1), _aperture(width)[0] + ALONE_PX)
+    farther = tree.query_ball_point(np.stack([stars.x, stars.y], 1), _aperture(width)[1][1] + QUIET_PX)
     highest = np.array([snr[near].max(initial=0) for near in around])
     alone = np.array([snr[near].sum() < ALONE_SHARE * top for near, top in zip(around, highest)], bool)
-    good = alone & (highest > judge.BRIGHT_SIGMA) & ~stars.saturated
+    quiet = np.array([snr[near].sum() < QUIET_SHARE * top for near, top in zip(farther, highest)], bool)
+    good = alone & quiet & (highest > judge.BRIGHT_SIGMA) & ~stars.saturated
     return stars.take(good), highest[good]
 
 
@@ -560,7 +574,7 @@ def _table(ways: Mapping[str, Mapping[str, float]]) -> list[str]:
 def _cell(key: str, value: float) -> str:
     if not np.isfinite(value):
         return ""
-    if key.startswith(("found", "faint")):
+    if key.startswith(("found", "faint", "strict")):
         return f"{value:.1%}"
     if key.startswith(("beside", "invented")):
         return f"{value:.0f}"

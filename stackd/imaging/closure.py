@@ -21,8 +21,7 @@ REGULARISATION = 1e-3
 APERTURE_PX = 5.0
 RING_PX = (8.0, 11.0)
 LEAST_STARS = 5
-CLOSING_SNR = 25.0  # below it the plain stack's own flux is too uncertain to be imposed
-APERTURE_SNR = 60.0
+CLOSING_SNR = 60.0  # below it the plain stack's own flux is less certain than the network's
 CHECKING_SNR = 100.0  # below it an aperture's noise would pass for a change
 
 
@@ -67,20 +66,15 @@ def close_fluxes(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     flux: NDArray[np.float64],
-    snr: NDArray[np.float64],
     target_fwhm_px: float,
 ) -> Image:
     """The restored picture with the light of stars at x, y (px) made the plain stack's.
 
     What each star's place lacks or has too much of is added as a star of the target width: an unbiased flux costs a
-    little noise and changes no other place. Measured by a fit of the stack's PSF, or in an aperture where a star is so
-    bright that errors of the PSF weigh more than noise. What all stars lack alike tells of wrongly assumed wings, not
-    of the stars, and is left as it is.
+    little noise and changes no other place. Measured in an aperture: for stars so bright errors of the PSF weigh more
+    than noise. What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left as it is.
     """
-    difference = np.nan_to_num(stack) - seen_again
-    by_fit = star_fluxes(difference, psf, x, y) / psf.share_within(psf.light_radius_px)
-    by_aperture = _sums(difference, x, y) / psf.share_within(APERTURE_PX)
-    lacking = np.where(snr > APERTURE_SNR, by_aperture, by_fit)
+    lacking = _sums(np.nan_to_num(stack) - seen_again, x, y) / psf.share_within(APERTURE_PX)
     if len(lacking):
         lacking -= flux * np.nanmedian(lacking / flux)
     shape = image.shape

@@ -27,10 +27,10 @@ CLEAR_SIGMA = 8.0  # of a star's light: fainter ones do not tell their width
 SURE_WIDTH = 0.1  # relative error up to which a width counts
 STAR_SHAPED = 0.12  # rms of what a star leaves of its peak, relative to it
 SAME_WIDTH = 0.03  # relative scatter of the widths of true stars over a field
-GROUP_SHARE, GROUP_LEAST = 0.12, 4.0  # of the largest group, and stars: less is an accident
-VALLEY = 0.9  # of a top's height, to the next one
-WIDE_SPREAD, MANY = 0.085, 40  # so many peaks so spread in width are no one group
-NARROW_QUANTILE = 0.15
+GROUP_SHARE, GROUP_LEAST = 0.05, 4.0  # of the largest group, and stars: less is an accident
+VALLEY = 0.97  # of a top's height, to the next one
+WIDE_SPREAD, MANY = 0.05, 40  # so many peaks so spread in width are no one group
+NARROW_QUANTILE = 0.05
 NEIGHBOUR_PX, RIVAL_SHARE, LONELY_ENOUGH = 13.0, 0.03, 6  # a rival's light passes for wings
 
 

@@ -138,7 +138,7 @@ def _close(
         flux, snr = stars_in_stack(stack.mean, float(np.nanmin(stack.noise)), psf, x, y)
         bright, brightest = snr > CLOSING_SNR, snr > CHECKING_SNR
         again = reblurred(image, aligned.psfs, weights, target_fwhm_px)
-        places = x[bright], y[bright], flux[bright], snr[bright]
+        places = x[bright], y[bright], flux[bright]
         closed.append(close_fluxes(image, stack.mean, again, psf, *places, target_fwhm_px))
         before.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
         again = reblurred(closed[-1], aligned.psfs, weights, target_fwhm_px)

@@ -120,11 +120,11 @@ def test_the_mean_psf_is_the_stacks_own(sky: Sky) -> None:
     np.testing.assert_allclose(snr * 3.0 * 1.5 * psf.fwhm_px, flux)
 
 
-def closed_again(sky: Sky, wrong: Sky, psf: Psf, snr: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+def closed_again(sky: Sky, wrong: Sky, psf: Psf) -> tuple[NDArray, NDArray]:
     """The wrong sky's picture closed on the true sky's stack, and that as the stack would show it."""
     flux = stars_in_stack(plain_stack(sky), 3.0, psf, sky.x, sky.y)[0]
     closed = close_fluxes(
-        wrong.truth(TARGET_PX)[0], plain_stack(sky), seen_again(wrong), psf, sky.x, sky.y, flux, snr, TARGET_PX
+        wrong.truth(TARGET_PX)[0], plain_stack(sky), seen_again(wrong), psf, sky.x, sky.y, flux, TARGET_PX
     )
     return closed, reblurred(closed, PSFS, WEIGHTS, TARGET_PX)
 
@@ -136,14 +136,13 @@ def some_wrong(sky: Sky, share: float) -> Sky:
     return Sky(sky.diffuse, sky.x, sky.y, flux)
 
 
-@pytest.mark.parametrize("snr", [1000.0, 30.0], ids=["in an aperture", "by a fit"])
 @pytest.mark.parametrize("share", [0.7, 1.0, 1.3])
-def test_the_light_of_stars_is_given_back(sky: Sky, share: float, snr: float) -> None:
+def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
     """Some stars with too little or too much light: closed, they and the others are right to 0.02 mag, and the open
-    sky between them is as it was. In an aperture where stars are bright over the noise, by a fit where they are not."""
+    sky between them is as it was."""
     wrong = some_wrong(sky, share)
 
-    closed, again = closed_again(sky, wrong, mean_psf(PSFS, WEIGHTS), np.full(len(sky.x), snr))
+    closed, again = closed_again(sky, wrong, mean_psf(PSFS, WEIGHTS))
 
     for those in (slice(0, None, 3), slice(1, None, 3), slice(2, None, 3)):
         check = check_fluxes(plain_stack(sky), again, sky.x[those], sky.y[those], sky.flux[0, those])
@@ -156,19 +155,16 @@ def test_the_light_of_stars_is_given_back(sky: Sky, share: float, snr: float) ->
     assert np.abs(closed - picture)[far].max() < 5e-4 * picture.max()
 
 
-def test_the_brightest_stars_need_no_true_psf(sky: Sky) -> None:
-    """A PSF a tenth too narrow: what an aperture measures is right all the same, what the fit measures is not."""
+def test_stars_need_no_true_psf(sky: Sky) -> None:
+    """A PSF a tenth too narrow: what an aperture measures is right all the same."""
     psf = mean_psf(PSFS, WEIGHTS)
-    narrow = replace(psf, fwhm_px=0.9 * psf.fwhm_px)
     dimmed = slice(0, None, 3)
-    off = []
-    for snr in (1000.0, 30.0):
-        _, again = closed_again(sky, some_wrong(sky, 0.5), narrow, np.full(len(sky.x), snr))
-        check = check_fluxes(plain_stack(sky), again, sky.x[dimmed], sky.y[dimmed], sky.flux[0, dimmed])
-        assert check is not None
-        off.append(abs(check.change_mag))
 
-    assert off[0] < 0.02 < off[1]
+    _, again = closed_again(sky, some_wrong(sky, 0.5), replace(psf, fwhm_px=0.9 * psf.fwhm_px))
+
+    check = check_fluxes(plain_stack(sky), again, sky.x[dimmed], sky.y[dimmed], sky.flux[0, dimmed])
+    assert check is not None
+    assert abs(check.change_mag) < 0.02
 
 
 def test_what_all_stars_lack_alike_is_left(sky: Sky) -> None:
@@ -176,7 +172,7 @@ def test_what_all_stars_lack_alike_is_left(sky: Sky) -> None:
     tells."""
     wrong = Sky(sky.diffuse, sky.x, sky.y, 0.8 * sky.flux)
 
-    _, again = closed_again(sky, wrong, mean_psf(PSFS, WEIGHTS), np.full(len(sky.x), 1000.0))
+    _, again = closed_again(sky, wrong, mean_psf(PSFS, WEIGHTS))
 
     check = check_fluxes(plain_stack(sky), again, sky.x, sky.y, sky.flux[0])
     assert check is not None
