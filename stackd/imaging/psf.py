@@ -21,6 +21,8 @@ REACH_FWHM = 2.0  # pixels farther from the centre tell less of the wings than o
 FEW_STARS = 6  # fewer cannot tell the wings from the core: beta is then not fitted
 USUAL_BETA, BETA_SPREAD = 3.3, 0.3  # what is known before looking, and how firmly: stars among nebula tell little more
 LEAST_BETA = 2.0
+FIT_RADIUS_PX = 9
+NARROWEST_PX, WIDEST_PX = 1.0, 18.0
 CLEAR_PEAK_SIGMA = 5.0
 
 
@@ -113,7 +115,6 @@ def fit_psf(
     noise_adu: float,
     *,
     peak_below_adu: float = np.inf,
-    radius_px: int = 9,
     most_stars: int = 40,
 ) -> Psf | None:
     """The one Moffat shape that fits the bright lonely stars of a sky-subtracted image (H, W), each on a tilted ground.
@@ -122,17 +123,26 @@ def fit_psf(
     Stars whose peak reaches `peak_below_adu` (saturation) or that touch unseen pixels are passed over. None where
     fewer than three are left or the fit runs to a bound, which means that they were no stars.
     """
-    stamps, offsets = _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, most_stars)
+    stamps, offsets = _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, most_stars)
     if len(stamps) < LEAST_STARS:
         return None
-    guess_px = _half_light_guess(stamps, radius_px)
-    cut = max(0, radius_px - max(5, round(REACH_FWHM * guess_px)))
+    guess_px = _half_light_guess(stamps, FIT_RADIUS_PX)
+    cut = max(0, FIT_RADIUS_PX - max(5, round(REACH_FWHM * guess_px)))
     stamps = stamps[:, cut : stamps.shape[1] - cut, cut : stamps.shape[2] - cut]
-    free_beta = len(stamps) >= FEW_STARS
-    low = [1.0, -0.5, -0.5] + [LEAST_BETA] * free_beta
-    high = [2.0 * radius_px, 0.5, 0.5] + [10.0] * free_beta
-    start = [guess_px, 0.01, 0.01] + [DEFAULT_BETA] * free_beta
+    terms = _fit_shape(stamps, offsets, noise_adu, guess_px, free_beta=len(stamps) >= FEW_STARS)
+    if len(terms) > 3 and terms[3] < 1.01 * LEAST_BETA:
+        # no atmosphere has such wings: they are the ground's and the neighbours'
+        terms = _fit_shape(stamps, offsets, noise_adu, guess_px, free_beta=False)
+    psf = _shape(terms, len(stamps))
+    at_bound = psf.fwhm_px > 0.98 * WIDEST_PX or psf.fwhm_px < 1.02 * NARROWEST_PX
+    return None if at_bound else psf
 
+
+def _fit_shape(stamps, offsets, noise_adu: float, guess_px: float, *, free_beta: bool) -> NDArray[np.float64]:
+    """Terms of the one shape (see _shape) that leaves least of all stamps; without beta where that is not free."""
+    low = [NARROWEST_PX, -0.5, -0.5] + [LEAST_BETA] * free_beta
+    high = [WIDEST_PX, 0.5, 0.5] + [10.0] * free_beta
+    start = [guess_px, 0.01, 0.01] + [DEFAULT_BETA] * free_beta
     ground = _tilted_ground(stamps.shape[1])
 
     def misfit(terms: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,10 +150,7 @@ def fit_psf(
         return np.append(residuals, (terms[3:] - USUAL_BETA) / BETA_SPREAD)
 
     # the soft loss keeps faint neighbours from passing for wings
-    found = least_squares(misfit, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=40)
-    psf = _shape(found.x, len(stamps))
-    at_bound = psf.fwhm_px > 0.98 * high[0] or psf.fwhm_px < 1.02 * low[0]
-    return None if at_bound else psf
+    return least_squares(misfit, start, bounds=(low, high), loss="soft_l1", diff_step=1e-3, max_nfev=40).x
 
 
 def _shape(terms: NDArray[np.float64], stars: int = 0) -> Psf:
@@ -154,8 +161,9 @@ def _shape(terms: NDArray[np.float64], stars: int = 0) -> Psf:
     return Psf(float(terms[0]), beta, ellipticity, angle, stars)
 
 
-def _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, radius_px, most_stars):
+def _lonely_stamps(image, x, y, flux, noise_adu, peak_below_adu, most_stars):
     """Cut-outs (n, size, size) of stars without a bright neighbour, and their sub-pixel offsets (n, 2)."""
+    radius_px = FIT_RADIUS_PX
     tree = cKDTree(np.stack([x, y], 1)) if len(x) else None
     stamps, offsets = [], []
     for i in np.argsort(-flux):
