@@ -8,7 +8,7 @@ rebuilt, and a missing row never deletes anything. Knows no clock but the one it
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from stackd.records import CaptureSet, Sighting
 
 LEDGER_NAME = "ledger.db"
 BUSY_TIMEOUT_S = 5.0
+CACHE_KB = 256  # the daemon must not grow with the ledger of many nights
 
 RUNNING, RETRY = "running", "retry"
 DONE, QUARANTINED, DUPLICATE = "done", "quarantined", "duplicate"
@@ -107,6 +108,7 @@ class Ledger:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
+            db.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             verdict = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
@@ -165,16 +167,16 @@ class Ledger:
         paths = None if there is None else json.dumps(list(there))
         version = self._read("PRAGMA data_version")[0][0], self._db.total_changes, hash(paths)
         if self._past is None or self._past[0] != version:
-            frames: dict[str, list[Sighting]] = {}
-            query, values = "SELECT identity, path, size_bytes, mtime_ns, 0 FROM frames", ()
+            touched, values = "SELECT identity FROM frames", ()
             if paths is not None:
-                touched = "SELECT identity FROM frames WHERE path IN (SELECT value FROM json_each(?))"
-                query, values = f"{query} WHERE identity IN ({touched})", (paths,)
-            for identity, *rest in self._read(f"{query} ORDER BY identity, position", values):
+                touched, values = f"{touched} WHERE path IN (SELECT value FROM json_each(?))", (paths,)
+            frames: dict[str, list[Sighting]] = {}
+            query = f"SELECT identity, path, size_bytes, mtime_ns, 0 FROM frames WHERE identity IN ({touched})"
+            for identity, *rest in self._rows(f"{query} ORDER BY identity, position", values):
                 frames.setdefault(identity, []).append(Sighting(*rest))
-            query = "SELECT identity, name FROM sets WHERE state != ? ORDER BY changed_s"
-            sets = [CaptureSet(name, tuple(frames.get(i, ()))) for i, name in self._read(query, (RETRY,))]
-            self._past = version, sets
+            query = f"SELECT CASE WHEN identity IN ({touched}) THEN identity END, name FROM sets WHERE state != ?"
+            rows = self._rows(f"{query} ORDER BY changed_s", (*values, RETRY))
+            self._past = version, [CaptureSet(name, tuple(frames.get(identity, ()))) for identity, name in rows]
         return self._past[1]
 
     def done_with(self, digest: str) -> Entry | None:
@@ -254,8 +256,12 @@ class Ledger:
 
     def _read(self, query: str, values: Sequence[str] = ()) -> list[Any]:
         """All rows. A disk that refuses becomes an OutputError."""
+        return list(self._rows(query, values))
+
+    def _rows(self, query: str, values: Sequence[str] = ()) -> Iterator[Any]:
+        """One row after the other, for those that are many."""
         try:
-            return self._db.execute(query, values).fetchall()
+            yield from self._db.execute(query, values)
         except sqlite3.OperationalError as error:
             raise OutputError(f"{self.path}: the ledger cannot be read now: {error}") from error
 
