@@ -20,7 +20,7 @@ NaturalKey = tuple[tuple[str | int, ...], str]
 _NUMBER = re.compile(r"(\d+)")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
 _LEFT_OF_NAME = 100  # of a longer one; a checksum tells it from others that begin alike or hold no ASCII letter
-_FEWEST_REMEMBERED = 1000
+_FEWEST_REMEMBERED = 100
 _LONGEST_NAME_BYTES = 120  # leaves room for "-12", "__r2" and the staging folder's attempt
 
 
