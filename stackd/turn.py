@@ -185,8 +185,7 @@ class Turn:
     def _assemble(self, now_s: float) -> None:
         there = set(self.listing.sightings)
         self._facts = {sighting: found for sighting, found in self._facts.items() if sighting in there}
-        past = self._ledger.past(sighting.path for sighting in self.listing.sightings)
-        self.assembly = self._assembler.update(self.listing, self._facts, past, now_s)
+        self.assembly = self._assembler.update(self.listing, self._facts, self._ledger, now_s)
         folder = self.settings.folders.inbox
         new = {str(folder / one.path): one for one in self.assembly.needs_facts}
         new = {path: one for path, one in new.items() if path not in self._asked}

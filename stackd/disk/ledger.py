@@ -90,7 +90,7 @@ class Ledger:
         """
         self.path = state / LEDGER_NAME
         self.was_damaged: Path | None = None
-        self._past: tuple[object, list[CaptureSet]] | None = None
+        self._touching: tuple[object, list[CaptureSet]] | None = None
         if read_only:
             self._db = self._opened_for_reading()
             return
@@ -158,26 +158,26 @@ class Ledger:
         query = "SELECT path, size_bytes, mtime_ns, 0 FROM frames WHERE identity = ? ORDER BY position"
         return tuple(Sighting(*row) for row in self._read(query, (identity,)))
 
-    def past(self, there: Iterable[str] | None = None) -> list[CaptureSet]:
-        """Every set whose frames are spoken for: running, done, duplicate or quarantined after work.
+    def touching(self, paths: Iterable[str]) -> list[CaptureSet]:
+        """Every set that is running, done, duplicate or quarantined after work and has a frame at one of `paths`."""
+        asked = json.dumps(list(paths))
+        version = self._read("PRAGMA data_version")[0][0], self._db.total_changes, hash(asked)
+        if self._touching is None or self._touching[0] != version:
+            sets: dict[str, list[Any]] = {}
+            query = (
+                "SELECT identity, name, path, size_bytes, mtime_ns, 0 FROM frames JOIN sets USING (identity)"
+                " WHERE state != ? AND identity IN"
+                " (SELECT identity FROM frames WHERE path IN (SELECT value FROM json_each(?)))"
+                " ORDER BY changed_s, identity, position"
+            )
+            for identity, name, *frame in self._rows(query, (RETRY, asked)):
+                sets.setdefault(identity, [name]).append(Sighting(*frame))
+            self._touching = version, [CaptureSet(name, tuple(frames)) for name, *frames in sets.values()]
+        return self._touching[1]
 
-        `there`: the paths in the inbox now (None: all that ever were). A set with no frame among them comes with
-        its name alone: the ledger of many nights must not fill the memory.
-        """
-        paths = None if there is None else json.dumps(list(there))
-        version = self._read("PRAGMA data_version")[0][0], self._db.total_changes, hash(paths)
-        if self._past is None or self._past[0] != version:
-            touched, values = "SELECT identity FROM frames", ()
-            if paths is not None:
-                touched, values = f"{touched} WHERE path IN (SELECT value FROM json_each(?))", (paths,)
-            frames: dict[str, list[Sighting]] = {}
-            query = f"SELECT identity, path, size_bytes, mtime_ns, 0 FROM frames WHERE identity IN ({touched})"
-            for identity, *rest in self._rows(f"{query} ORDER BY identity, position", values):
-                frames.setdefault(identity, []).append(Sighting(*rest))
-            query = f"SELECT CASE WHEN identity IN ({touched}) THEN identity END, name FROM sets WHERE state != ?"
-            rows = self._rows(f"{query} ORDER BY changed_s", (*values, RETRY))
-            self._past = version, [CaptureSet(name, tuple(frames.get(identity, ()))) for identity, name in rows]
-        return self._past[1]
+    def named(self, name: str) -> int:
+        """How many sets of this name are running, done, duplicate or quarantined after work."""
+        return self._read("SELECT COUNT(*) FROM sets WHERE name = ? AND state != ?", (name, RETRY))[0][0]
 
     def done_with(self, digest: str) -> Entry | None:
         """A finished set with exactly this content."""

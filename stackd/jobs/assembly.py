@@ -2,13 +2,15 @@
 
 One Assembler serves one inbox. Each turn the daemon scans, calls `update`, has the files in
 `needs_facts` read by its worker, and passes what was found in `facts` from then on. All answers are
-levels, not events: a complete set is named again every turn until the daemon passes it in `past`, a
-spoiled one until somebody replaces or removes its bad file. Touches no disk, no clock, no ledger.
+levels, not events: a complete set is named again every turn until it is in the `Past`, a spoiled one
+until somebody replaces or removes its bad file. Touches no disk and no clock, and of the ledger it
+knows only the two questions that it asks.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from stackd.disk.inbox import Listing
 from stackd.jobs.chunks import Group, Outcome, Pending, Problem, Rules, Spoiled, Waiting, judge
@@ -17,6 +19,16 @@ from stackd.records import CaptureSet, FrameFacts, Sighting
 
 # A file shorter than its header declares has so many settle times to grow before it counts as broken.
 PATIENCE_SETTLES = 10
+
+
+class Past(Protocol):
+    """Every set that is running, done or quarantined after work. Asked, not listed: it may be years of nights."""
+
+    def touching(self, paths: Iterable[str]) -> Iterable[CaptureSet]:
+        """Those with a frame at one of `paths`, each with all the sightings that it was made of."""
+
+    def named(self, name: str) -> int:
+        """How many have this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +70,24 @@ class Assembler:
         self,
         listing: Listing,
         facts: Mapping[Sighting, FrameFacts | Problem],
-        past: Iterable[CaptureSet],
+        past: Past,
         now_s: float,
     ) -> Assembly:
         """The state of every set after one more scan.
 
         `facts`: what was read of each settled file so far (extra entries do no harm).
-        `past`: every set that is running, done or quarantined after work, with its name and the
-        sightings it was made of (path, size and mtime count, inode does not). Its frames are not
-        used again and its name is not given again - unless one of its files now lies there
-        changed: then it is open again under its own name (the outbox publishes it as a revision).
+        `past`: what is in it is not used again, neither its frames (path, size and mtime count, inode
+        does not) nor its name - unless one of its files now lies there changed: then the set is open
+        again under its own name (the outbox publishes it as a revision).
         `now_s`: a monotonic clock's, never the files' own times.
         """
         self._tracks = _follow(self._tracks, listing, now_s)
         forget_names(beyond=2 * len(self._tracks))
-        used_paths, used_names = _held_by(past, listing)
+        used_paths, reopened = _held_by(past, listing)
         unused: list[Unused] = []
         needs_facts: list[Sighting] = []
         piles = self._sort_out(used_paths, facts, now_s, unused, needs_facts)
-        outcome = Outcome(used_names, _folders_in(listing))
+        outcome = Outcome(lambda name: past.named(name) > reopened[name], _folders_in(listing))
         for folder in sorted(piles):
             for group in self._groups_of(folder, piles[folder]):
                 judge(group, self.rules, now_s, outcome)
@@ -159,20 +170,21 @@ def _follow(tracks: Mapping[str, _Track], listing: Listing, now_s: float) -> dic
     return followed
 
 
-def _held_by(past: Iterable[CaptureSet], listing: Listing) -> tuple[set[str], set[str]]:
-    """Paths and names that past sets hold; a set of which a file has changed holds nothing.
+def _held_by(past: Past, listing: Listing) -> tuple[set[str], Counter[str]]:
+    """Paths that past sets hold, and how many sets of each name hold nothing, for a file of theirs has changed.
 
     A file that is gone changes nothing: people clean up, and mounts vanish.
     """
     there = {one.path: (one.size_bytes, one.mtime_ns) for one in listing.sightings}
     paths: set[str] = set()
-    names: set[str] = set()
-    for capture_set in past:
+    reopened: Counter[str] = Counter()
+    for capture_set in past.touching(there):
         frames = capture_set.frames
         if all(there.get(one.path, same := (one.size_bytes, one.mtime_ns)) == same for one in frames):
             paths.update(one.path for one in frames)
-            names.add(capture_set.name)
-    return paths, names
+        else:
+            reopened[capture_set.name] += 1
+    return paths, reopened
 
 
 def _folders_in(listing: Listing) -> frozenset[str]:

@@ -5,6 +5,7 @@ a set. Takes a Group and the Rules, adds to an Outcome. Knows no other group but
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -83,22 +84,27 @@ class Group:
 class Outcome:
     """Collects what the groups gave, and gives out names."""
 
-    used_names: set[str]
+    is_past: Callable[[str], bool]  # whether a past set holds the name
     folder_names: AbstractSet[str]
     complete: list[CaptureSet] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
     spoiled: list[Spoiled] = field(default_factory=list)
+    _given: set[str] = field(default_factory=set)
     _numbers: dict[str, int] = field(default_factory=dict)  # where the search for a free name goes on
 
     def name_for(self, base: str, *, own_folder: bool) -> str:
         """base, base-2, base-3 ...: the first that no past set, no other folder and no set of this turn has."""
         number, name = self._numbers.get(base, 1), base
-        while name in self.used_names or (name in self.folder_names and not (own_folder and name == base)):
+        while self._is_taken(name, whose_folder=base if own_folder else None):
             number += 1
             name = f"{base}-{number}"
         self._numbers[base] = number
-        self.used_names.add(name)
+        self._given.add(name)
         return name
+
+    def _is_taken(self, name: str, whose_folder: str | None) -> bool:
+        anothers_folder = name in self.folder_names and name != whose_folder
+        return name in self._given or anothers_folder or self.is_past(name)
 
 
 _Slot = tuple[Sighting, FrameFacts | Problem]

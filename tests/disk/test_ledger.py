@@ -73,39 +73,45 @@ def test_only_counted_ends_keep_their_attempt(ledger: Ledger) -> None:
     assert ledger.start(M27, 5.0) == 2
 
 
-def test_past_holds_all_but_sets_to_be_tried_again(ledger: Ledger) -> None:
-    """Frames at work or done are spoken for; those of a set that is tried again are free."""
+PATHS = [frame.path for frame in M27.frames]
+
+
+def test_a_set_to_be_tried_again_holds_neither_frames_nor_name(ledger: Ledger) -> None:
+    """Those of a set at work or done are spoken for."""
     ledger.start(M27, 1.0)
-    assert [(one.name, identity_of(one.frames)) for one in ledger.past()] == [("M27", KEY)]
+    assert [(one.name, identity_of(one.frames)) for one in ledger.touching(PATHS)] == [("M27", KEY)]
+    assert ledger.named("M27") == 1
 
     ledger.give_back(KEY, "", 0.0, 2.0, counted=False)
-    assert ledger.past() == []
+    assert ledger.touching(PATHS) == []
+    assert ledger.named("M27") == 0
 
     ledger.start(M27, 3.0)
     ledger.finish(KEY, "d", "M27", 4.0)
-    assert [one.name for one in ledger.past()] == ["M27"]
+    assert [one.name for one in ledger.touching(PATHS)] == ["M27"]
+    assert ledger.named("M27") == 1
 
 
-def test_of_sets_whose_frames_are_gone_the_past_keeps_the_name_alone(ledger: Ledger) -> None:
-    """Years of nights must not fill the memory; a set with one frame left comes whole."""
+def test_a_set_with_one_frame_left_in_the_inbox_comes_whole(ledger: Ledger) -> None:
+    """One whose frames are all gone does not come, but keeps its name."""
     ledger.start(M27, 1.0)
 
-    assert [one.name for one in ledger.past([])] == ["M27"]
-    assert ledger.past(["other.fits"])[0].frames == ()
-    assert identity_of(ledger.past([M27.frames[3].path])[0].frames) == KEY
+    assert ledger.touching([]) == ledger.touching(["other.fits"]) == []
+    assert ledger.named("M27") == 1
+    assert identity_of(ledger.touching(["other.fits", PATHS[3]])[0].frames) == KEY
 
 
-def test_past_sees_what_another_process_wrote(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_look_sees_what_another_process_wrote(ledger: Ledger, tmp_path: Path) -> None:
     """`stackd retry` beside a running daemon frees a set with the daemon's next look."""
     ledger.start(M27, 1.0)
     ledger.quarantine(KEY, "blank", None, "", 2.0)
-    assert len(ledger.past()) == 1
+    assert len(ledger.touching(PATHS)) == 1
 
     other = Ledger(tmp_path)
     other.back_to_work(KEY, 3.0)
     other.close()
 
-    assert ledger.past() == []
+    assert ledger.touching(PATHS) == []
 
 
 def test_a_set_forgets_what_it_replaces(ledger: Ledger) -> None:

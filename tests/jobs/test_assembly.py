@@ -11,6 +11,7 @@ from stackd.disk.inbox import Listing
 from stackd.jobs.assembly import Assembler, Assembly
 from stackd.jobs.chunks import Problem, Rules
 from stackd.records import CaptureSet, FrameFacts, Sighting
+from tests.jobs.past import ListedPast
 
 RULES = Rules(frames=8, settle_s=5.0, partial="wait", partial_after_s=3600.0, min_frames=2, exposure_tolerance=0.02)
 BROKEN = Problem("is not a FITS file", "replace it")
@@ -32,7 +33,7 @@ class House:
         self.assembler = Assembler(rules)
         self.files: dict[str, tuple[Sighting, FrameFacts | Problem]] = {}
         self.facts: dict[Sighting, FrameFacts | Problem] = {}
-        self.past: list[CaptureSet] = []
+        self.past = ListedPast()
         self.now_s = 0.0
 
     def put(self, *paths: str, what: FrameFacts | Problem | None = None, version: int = 1) -> None:

@@ -18,6 +18,7 @@ from stackd.disk.inbox import Listing
 from stackd.jobs.assembly import PATIENCE_SETTLES, Assembler, Assembly
 from stackd.jobs.chunks import Problem, Rules
 from stackd.records import CaptureSet, FrameFacts, Sighting
+from tests.jobs.past import ListedPast
 
 RULES = Rules(frames=8, settle_s=5.0, partial="wait", partial_after_s=600.0, min_frames=3, exposure_tolerance=0.02)
 DAY_S = 86400.0
@@ -55,7 +56,7 @@ class Inbox(RuleBasedStateMachine):
         self.rules = replace(RULES, partial=partial, settle_s=settle_s)
         self.files: dict[str, tuple[Sighting, FrameFacts | Problem]] = {}
         self.away: dict[str, tuple[Sighting, FrameFacts | Problem]] = {}  # while the mount is gone
-        self.past: list[CaptureSet] = []
+        self.past = ListedPast()
         self.running: CaptureSet | None = None
         self.now_s = 1000.0
         self.changes = 0
@@ -293,7 +294,7 @@ class Inbox(RuleBasedStateMachine):
         newcomer = Assembler(self.rules)
         facts = dict(reversed(self.facts.items()))
         for after_s in (0.0, PATIENCE_SETTLES * RULES.settle_s, RULES.partial_after_s):
-            found = newcomer.update(self._listing(), facts, self.past[::-1], self.now_s + after_s)
+            found = newcomer.update(self._listing(), facts, ListedPast(self.past[::-1]), self.now_s + after_s)
         assert found == self.found
 
     def _each_comes_out_once(self) -> None:
