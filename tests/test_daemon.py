@@ -154,9 +154,9 @@ def test_second_instance_is_refused_and_the_first_unharmed(tmp_path: Path) -> No
     settings = settings_in(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
     daemon = Daemon(settings, work=WORK)
-    house = Path(__file__).parent / "standin" / "house.py"
+    child = Path(__file__).parent / "standin" / "child.py"
     second = subprocess.run(
-        [sys.executable, str(house), str(tmp_path / "config.toml"), "once"], capture_output=True, text=True, check=False
+        [sys.executable, str(child), str(tmp_path / "config.toml"), "once"], capture_output=True, text=True, check=False
     )
     assert second.returncode == 75
     assert f"process {os.getpid()}" in second.stderr

@@ -19,7 +19,7 @@ import pytest
 from astropy.io import fits
 from standin import write_frame
 
-HOUSE = Path(__file__).parents[1] / "standin" / "house.py"
+CHILD = Path(__file__).parents[1] / "standin" / "child.py"
 CONFIG = """
 [set]
 settle_s = 0.3
@@ -55,7 +55,7 @@ class Night:
 
     def start_standin(self) -> subprocess.Popen[str]:
         """The same daemon with stand-in work."""
-        return self.start(sys.executable, str(HOUSE), "config.toml")
+        return self.start(sys.executable, str(CHILD), "config.toml")
 
     def until(self, look: Callable[[], Any], deadline_s: float = 90.0) -> Any:
         """What `look` gives once it gives something; the daemon must live meanwhile."""

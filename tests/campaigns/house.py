@@ -27,8 +27,8 @@ import psutil
 from stackd.disk.ledger import DONE, RETRY, RUNNING, Ledger
 from stackd.disk.outbox import STAGING, published_folders, read_manifest
 
-CHILD = Path(__file__).parent / "child.py"
 STANDIN_FOLDER = Path(__file__).parents[1] / "standin"
+CHILD = STANDIN_FOLDER / "child.py"
 STANDIN_FILES = frozenset({"restored.fits", "result.json", "set.log"})
 IMAGES = frozenset({"restored.fits", "stack.fits", "sigma.fits", "restored.tif", "preview.jpg"})
 REAL_FILES = IMAGES | {"report.html", "result.json", "set.log"}

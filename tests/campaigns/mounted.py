@@ -40,9 +40,11 @@ class Mounts:
         _do("mount", "--bind", str(self.disk), str(self.house.inbox))
 
     def start(self) -> None:
-        """A daemon that is ready."""
+        """A daemon that has done set A."""
         self.house.start("--pause", PAUSE_S)
         self.house.ready()
+        self.house.drop("A")
+        self.wait_done("A")
 
     def wait_done(self, *names: str) -> None:
         """Until the sets are in the outbox."""
@@ -79,27 +81,21 @@ class Mounts:
 
 
 def outbox_full(mounts: Mounts) -> None:
-    """Not a byte left in the outbox, day log and all: the set waits, and goes on when there is space."""
-    mounts.start()
-    mounts.house.drop("A")
-    mounts.wait_done("A")
-    ballast = _fill(mounts.house.outbox)
-    mounts.house.drop("B")
-    mounts.wait_paused("space")
-    mounts.check()
-    ballast.unlink()
-    mounts.wait_done("A", "B")
+    """Not a byte left in the outbox, day log and all: the sets wait, and go on when there is space."""
+    _full(mounts, mounts.house.outbox, "space")
 
 
 def state_full(mounts: Mounts) -> None:
     """The ledger cannot grow: no set is claimed, none is lost or done twice."""
+    _full(mounts, mounts.house.state, "full")
+
+
+def _full(mounts: Mounts, folder: Path, word: str) -> None:
     mounts.start()
-    mounts.house.drop("A")
-    mounts.wait_done("A")
-    ballast = _fill(mounts.house.state)
+    ballast = _fill(folder)
     mounts.house.drop("B")
     mounts.house.drop("C")
-    mounts.wait_paused("full", mounts.house.state)
+    mounts.wait_paused(word, folder)
     mounts.check()
     ballast.unlink()
     mounts.wait_done("A", "B", "C")
@@ -108,8 +104,6 @@ def state_full(mounts: Mounts) -> None:
 def outbox_read_only(mounts: Mounts) -> None:
     """As a file system does after an error; writable again, the work goes on."""
     mounts.start()
-    mounts.house.drop("A")
-    mounts.wait_done("A")
     _do("mount", "-o", "remount,ro", str(mounts.house.outbox))
     mounts.house.drop("B")
     mounts.wait_paused("Read-only")
@@ -121,8 +115,6 @@ def outbox_read_only(mounts: Mounts) -> None:
 def inbox_gone(mounts: Mounts) -> None:
     """Unmounted in the middle of a night: the empty folder beneath is not taken for an inbox without files."""
     mounts.start()
-    mounts.house.drop("A")
-    mounts.wait_done("A")
     mounts.house.drop("half", frames=3)
     bad = mounts.house.inbox / "bad"
     bad.mkdir()

@@ -35,6 +35,7 @@ from stackd.disk.outbox import read_manifest
 from stackd.disk.weights import CARD, WEIGHTS
 from stackd.errors import ModelError
 from stackd.network.architecture import PRESETS, build
+from stackd.network.calibrate import AS_CLAIMED
 from stackd.network.weights import weights_of
 from stackd.settings import load
 from tests.campaigns.house import House
@@ -43,7 +44,7 @@ NAME = "default"
 GOOD = "good"
 SET_DEADLINE_S = 600.0  # of a real one on a machine with other things to do
 DESCRIPTION = {
-    "architecture": PRESETS["small"], "target_fwhm_px": 2.0, "sigma_curve": [[-5.0, 12.0], [-5.0, 12.0]],
+    "architecture": PRESETS["small"], "target_fwhm_px": 2.0, "sigma_curve": AS_CLAIMED,
     "trained_range": {"frames": [1, 32], "fwhm_px": [1.7, 6.0], "ellipticity": [0.0, 0.25]},
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ from stackd.jobs import restore
 from stackd.jobs.delivery import what_to_restore
 from stackd.jobs.pipeline import load_restorer, process
 from stackd.network.architecture import PRESETS, build
+from stackd.network.calibrate import AS_CLAIMED
 from stackd.network.restorer import Restored, Restorer
 from stackd.network.weights import weights_of
 from stackd.records import Job
@@ -35,7 +36,7 @@ FILES = {
     "restored.fits", "stack.fits", "sigma.fits", "restored.tif", "preview.jpg", "report.html", "result.json",
 }  # fmt: skip
 CARD = {
-    "architecture": PRESETS["small"], "target_fwhm_px": 2.0, "sigma_curve": [[-5.0, 12.0], [-5.0, 12.0]],
+    "architecture": PRESETS["small"], "target_fwhm_px": 2.0, "sigma_curve": AS_CLAIMED,
     "trained_range": {"frames": [1, 32], "fwhm_px": [1.7, 6.0], "ellipticity": [0.0, 0.25]},
     "name": "default", "version": "20261122T200000Z-0123456789ab", "sha256": "ab" * 32,
 }  # fmt: skip

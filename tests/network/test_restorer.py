@@ -13,16 +13,16 @@ from stackd.imaging.fuse import CONDITIONS, Bank, fuse
 from stackd.imaging.psf import Psf
 from stackd.imaging.stack import combine
 from stackd.network.architecture import HALO_PX, PRESETS, STRIDE, build
+from stackd.network.calibrate import AS_CLAIMED
 from stackd.network.channels import network_input
 from stackd.network.restorer import SMALL_TILE_PX, TILE_PX, Restored, Restorer
 from stackd.network.weights import set_weights, weights_of
 
 STEP_PX = TILE_PX - 2 * HALO_PX
-FLAT_CURVE = [[-5.0, 12.0], [-5.0, 12.0]]
 
 
 def card(**fields: Any) -> dict[str, Any]:
-    return {"architecture": PRESETS["small"], "target_fwhm_px": 2.0, "sigma_curve": FLAT_CURVE} | fields
+    return {"architecture": PRESETS["small"], "target_fwhm_px": 2.0, "sigma_curve": AS_CLAIMED} | fields
 
 
 @pytest.fixture(scope="module")

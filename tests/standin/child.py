@@ -1,9 +1,9 @@
 """A whole daemon with stand-in work as a process of its own: `python child.py CONFIG [once] [options]`.
 
-Needs tests/standin on PYTHONPATH. `--pause S` shortens the pause after a disk refused (30 s in the product),
-`--retry-delay S` the wait before another try after a worker's death (10 s in the product, doubled with each
-further one), so that a campaign of many deaths ends. `python child.py --nursery` reads such arguments as lines of
-JSON, forks a daemon for each and says its process id: imports, most of a start, are paid once.
+`--pause S` shortens the pause after a disk refused (30 s in the product), `--retry-delay S` the wait before another try
+after a worker's death (10 s in the product, doubled with each further one), so that a campaign of many deaths ends.
+`python child.py --nursery` reads such arguments as lines of JSON, forks a daemon for each and says its process id:
+imports, most of a start, are paid once.
 """
 
 import argparse
@@ -46,7 +46,8 @@ def nursery() -> None:
                 code = main(json.loads(line))
             finally:
                 os._exit(code)
-        print(pid, flush=True)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
 
 
 def main(words: list[str]) -> int:
