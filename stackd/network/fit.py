@@ -1,7 +1,7 @@
 """Train a given network on a given stream of batches. Knows no paths, pictures or clocks beyond what it is handed.
 
-AdamW with warm-up and cosine decay, clipped gradients and an exponential moving average of the weights,
-which is what is kept (Polyak & Juditsky 1992). On one device, on several of a machine, or on several machines: each
+Muon with warm-up and cosine decay, clipped gradients and an exponential moving average of the weights, which is what
+is kept (Polyak & Juditsky 1992). On one device, on several of a machine, or on several machines: each
 device takes its part of a batch, so that the result is that of the whole batch on one.
 """
 
@@ -18,6 +18,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from stackd.network import losses
+from stackd.network.muon import ConvMuon
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 Loss = Callable[..., Any]
@@ -87,9 +88,7 @@ class Trainer:
     def __init__(self, network: keras.Model, recipe: Recipe, loss: Loss = losses.restoration_loss) -> None:
         self.network, self.recipe, self.loss = network, recipe, loss
         self.strategy = tf.distribute.get_strategy()
-        self.optimizer = keras.optimizers.AdamW(
-            recipe.learning_rate, beta_1=0.9, beta_2=0.99, weight_decay=recipe.weight_decay
-        )
+        self.optimizer = ConvMuon(recipe.learning_rate, recipe.weight_decay)
         self.optimizer.build(network.trainable_variables)
         self.average = [tf.Variable(v.value, trainable=False) for v in network.trainable_variables]
         self.step = 0

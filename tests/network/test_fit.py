@@ -45,6 +45,20 @@ def test_steps_lower_the_loss() -> None:
     assert evaluate(run.network, [same])["loss"] < before
 
 
+def test_a_step_of_an_inner_kernel_goes_equally_far_in_all_directions() -> None:
+    """Muon's: as a matrix from patches to channels, of nearly equal singular values."""
+    run = trainer(weight_decay=0.0)
+    before = {v.path: np.asarray(v).copy() for v in run.network.trainable_variables}
+    run.train_on(batch(0), 0.0)
+    steps = {v.path: np.asarray(v) - before[v.path] for v in run.network.trainable_variables}
+
+    inner = [step for path, step in steps.items() if "kernel" in path and "_0_" in path]
+    assert inner
+    for step in inner:
+        widths = np.linalg.svd(step.reshape(-1, step.shape[-1]), compute_uv=False)
+        assert widths.max() < 2 * widths.min()
+
+
 def test_a_stopped_run_goes_on_as_if_never_stopped() -> None:
     """Weights, their average, the optimiser's moments and the step: all the same after 3 + 3 steps as after 6."""
     whole = trainer()
