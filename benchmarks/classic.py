@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stackd.disk import gallery, models
+from stackd.disk import gallery, model_store, models
 from stackd.imaging.fuse import fuse
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import combine, find_outliers
@@ -43,7 +43,7 @@ def main() -> None:
     chosen = parser.parse_args()
     _, held_out = split(gallery.survey(gallery.find_pictures(chosen.pictures)).paths, chosen.seed)
     network = build_classic(None, None)
-    set_weights(network, models.load_weights(models.resolve(Path("models"), "classic"))[1])
+    set_weights(network, model_store.load_weights(models.resolve(Path("models"), "classic"))[1])
     default = load_restorer(str(models.resolve(Path("models"), "default").path))
     ways = {
         "one frame": lambda frames: frames[..., 0],

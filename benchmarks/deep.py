@@ -40,6 +40,7 @@ from benchmarks import siril
 from benchmarks.metrics import SIGMA_BINS
 from stackd import logs, single
 from stackd.disk import models
+from stackd.disk.frame import Frame, Image
 from stackd.disk.reader import read_frame
 from stackd.errors import ConfigError, StackdError
 from stackd.imaging import judge
@@ -53,7 +54,6 @@ from stackd.imaging.truth import matched, star_width_px
 from stackd.imaging.warp import Transform, apply_transform, invert
 from stackd.jobs.runner import SerialRunner
 from stackd.jobs.worker import Work
-from stackd.records import Frame, Image
 from stackd.settings import Settings, find_config, load
 
 WAYS = ("one frame", "plain stack", "Siril", "stackd")

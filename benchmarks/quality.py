@@ -24,6 +24,7 @@ from stackd import logs
 from stackd.daemon import Daemon
 from stackd.disk import gallery
 from stackd.disk.embed import encode
+from stackd.disk.frame import Image
 from stackd.disk.outbox import read_manifest
 from stackd.disk.reader import read_frame
 from stackd.errors import ConfigError, StackdError
@@ -32,7 +33,6 @@ from stackd.imaging.panels import liveliest, side_by_side
 from stackd.imaging.preview import find_stretch
 from stackd.imaging.truth import matched
 from stackd.imaging.warp import Transform, apply_transform
-from stackd.records import Image
 from stackd.settings import FolderSettings, SetSettings, Settings, find_config, load
 
 SIZE_PX, QUICK_SIZE_PX = 640, 448
@@ -257,10 +257,13 @@ def _publish(judged: Sequence[Judged], story: pages.Story, chosen: argparse.Name
 def _plain(judged: Sequence[Judged]) -> Iterator[tuple[str, dict]]:
     """Figures by kind and way for machines; null for what cannot be said."""
     for one in judged:
-        yield one.name, {
-            way: {key: value if np.isfinite(value) else None for key, value in figures.items()}
-            for way, figures in one.figures.items()
-        }
+        yield (
+            one.name,
+            {
+                way: {key: value if np.isfinite(value) else None for key, value in figures.items()}
+                for way, figures in one.figures.items()
+            },
+        )
 
 
 if __name__ == "__main__":

@@ -30,9 +30,7 @@ def config_toml() -> str:
         width = min(max(len(line) for line in lines), 32)
         blocks.append(
             f"[{section}]\n"
-            + "".join(
-                f"{line:<{width}}  # {_meaning(info)}\n" for line, (_, info) in zip(lines, fields, strict=True)
-            )
+            + "".join(f"{line:<{width}}  # {_meaning(info)}\n" for line, (_, info) in zip(lines, fields, strict=True))
         )
     return "\n".join(blocks)
 

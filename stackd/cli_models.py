@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stackd.disk import cards, models, weights
+from stackd.disk import cards, model_card, model_store, models
 from stackd.errors import ModelError
 from stackd.settings import find_config, load
 
@@ -40,7 +40,7 @@ def models_promote(
     version: Annotated[str, typer.Argument(metavar="NAME@VERSION", show_default=False)], config: Config = None
 ) -> None:
     """Make a version the current one, once it has been verified; says how it compared when it was trained."""
-    chosen = models.promote(_store(config), version)
+    chosen = model_store.promote(_store(config), version)
     print(f"{chosen.name}@{chosen.version} is current")
     _print_comparison(chosen)
 
@@ -48,7 +48,7 @@ def models_promote(
 @models_app.command("rollback")
 def models_rollback(name: Annotated[str, typer.Argument(metavar="NAME")] = "default", config: Config = None) -> None:
     """Go back to the version that was current before."""
-    chosen = models.rollback(_store(config), name)
+    chosen = model_store.rollback(_store(config), name)
     print(f"{chosen.name}@{chosen.version} is current")
     _print_comparison(chosen)
 
@@ -64,7 +64,7 @@ def models_verify(
     bad = 0
     for one in chosen:
         try:
-            models.verify(one)
+            model_store.verify(one)
             print(f"{one.name}@{one.version}: good")
         except ModelError as error:
             bad += 1
@@ -82,7 +82,7 @@ def _store(config: Path | None) -> Path:
 def _card(one: models.ModelVersion) -> dict[str, Any]:
     """The card; empty for one that cannot be read, of which `verify` tells."""
     try:
-        return weights.read_card(one.path)
+        return model_card.read_card(one.path)
     except ModelError:
         return {}
 

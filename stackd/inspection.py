@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from stackd.disk import models, outbox
+from stackd.disk import model_store, models, outbox
 from stackd.disk.lock import NETWORK_FILESYSTEMS, filesystem_of
 from stackd.errors import ModelError, StackdError
 from stackd.jobs.runner import SerialRunner
@@ -65,7 +65,7 @@ def _folder_problems(settings: Settings) -> Iterator[str]:
 def _model_problems(settings: Settings) -> Iterator[str]:
     if settings.restore.network:
         try:
-            models.verify(models.resolve(settings.folders.models, settings.restore.model))
+            model_store.verify(models.resolve(settings.folders.models, settings.restore.model))
         except ModelError as error:
             yield f"restore.model: {error}"
 

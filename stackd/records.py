@@ -1,16 +1,11 @@
 """What travels between the rooms: small frozen records, picklable, in field terms.
 
-Used from F3 (disk) upwards. Arrays ride only in `Frame`; everything else is light enough for the
-ledger and for the pipe between the supervisor and its worker.
+Used from F3 (disk) upwards. Light enough for the ledger and for the pipe between the supervisor and its worker: no
+arrays, and so no numpy in the supervisor.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +37,6 @@ class FrameFacts:
     bottom_up: bool = False  # row 0 of the array is the bottom of the picture (ROWORDER)
     image_type: str = "light"  # light, dark, flat or bias
     electrons_per_adu: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One capture in memory."""
-
-    path: str  # absolute
-    sha256: str
-    facts: FrameFacts
-    pixels: Image  # (H, W), a mosaic if facts.bayer, or (3, H, W); file units (ADU)
-    saturation_adu: float
-    cards: tuple[str, ...] = ()  # the header's own 80-character cards; empty for pictures
 
 
 @dataclass(frozen=True, slots=True)

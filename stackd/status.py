@@ -25,9 +25,7 @@ def snapshot(turn: Turn, step: str, watch: str) -> dict[str, Any]:
     return {
         "running": {"set": at_work, "step": step} if at_work else None,
         "complete": [one.name for one in turn.assembly.complete if one.name != at_work],
-        "waiting": [
-            {"set": one.set_name, "frames": one.frames, "reason": one.reason} for one in turn.assembly.waiting
-        ],
+        "waiting": [{"set": one.set_name, "frames": one.frames, "reason": one.reason} for one in turn.assembly.waiting],
         "spoiled": [
             {"set": one.set_name, "reason": one.reason, "file": one.file, "remedy": one.remedy}
             for one in turn.assembly.spoiled

@@ -92,9 +92,7 @@ def test_every_command_helps(call: Callable[..., Any]) -> None:
     ("error", "code"),
     [(ConfigError("x"), 2), (InstanceError("x"), 75), (SetError("x"), 1), (ModelError("x"), 1), (OutputError("x"), 1)],
 )
-def test_errors_become_exit_codes(
-    error: StackdError, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_become_exit_codes(error: StackdError, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     """The words go to stderr, each line marked."""
 
     def fails() -> None:

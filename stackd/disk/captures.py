@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from stackd.disk.frame import Image
 from stackd.disk.outbox import as_output_error
-from stackd.records import FrameFacts, Image
+from stackd.records import FrameFacts
 
 CARDS = {
     "IMAGETYP": "type of frame",

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stackd.disk.fits_header import FitsHeader, Value, number_of
+from stackd.disk.frame import Image
 from stackd.errors import SetError
-from stackd.records import Image
 
 _AT_ONCE = 1 << 22  # pixels; a giant's float64 copy need not exist as a whole
 _SAMPLES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}

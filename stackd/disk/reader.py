@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from stackd.disk import pictures
 from stackd.disk.fits_header import FITS_START, number_of, read_header
 from stackd.disk.fits_pixels import pixels_from
+from stackd.disk.frame import Frame, Image
 from stackd.disk.inbox import Unfinished, open_safely, read_once
 from stackd.disk.keywords import facts_from
 from stackd.disk.pictures import PictureFacts
 from stackd.errors import SetError
-from stackd.records import Frame, FrameFacts, Image
+from stackd.records import FrameFacts
 
 _START_BYTES = 48
 _FITS_BEGINS = b"SIMPLE  ="

@@ -11,9 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stackd.disk.embed import data_uri, encode, jpeg_within, shrink
 from stackd.disk.figures import comparisons_of, headline_of, measures_of, moment, number, span
+from stackd.disk.frame import Image
 from stackd.imaging.maps import find_detail, paint_change, paint_sigma
 from stackd.imaging.preview import Picture, Stretch, apply_stretch
-from stackd.records import Image
 
 LONGEST_PX = 1600
 MOST_BYTES = 950_000  # of each of the three large pictures: the page stays below 5 MB
@@ -59,9 +59,7 @@ def _crops(images: dict[str, Image], overview: Picture, stretch: Stretch, bottom
     part = overview.shape[0] / sides[0]
     height, width = (min(most, side) for most, side in zip(CROP_PX, sides, strict=True))
     found = find_detail(overview, max(1, int(height * part)), max(1, int(width * part)))
-    top, left = (
-        min(int(at / part), side - size) for at, side, size in zip(found, sides, (height, width), strict=True)
-    )
+    top, left = (min(int(at / part), side - size) for at, side, size in zip(found, sides, (height, width), strict=True))
     window = np.s_[..., top : top + height, left : left + width]
     crops = {name: apply_stretch(image[window], stretch) for name, image in images.items()}
     return {name: data_uri(encode(".png", _upright(crop, bottom_up)), "png") for name, crop in crops.items()}
@@ -70,9 +68,7 @@ def _crops(images: dict[str, Image], overview: Picture, stretch: Stretch, bottom
 def _maps(product: Any) -> dict[str, Any]:
     """False-colour maps, thinned before they are painted: averaged colours would mean nothing."""
     sigma, low, high = paint_sigma(_grey(_thin(product.sigma, MAP_LONGEST_PX)))
-    change, limit = paint_change(
-        _grey(_thin(product.restored, MAP_LONGEST_PX) - _thin(product.stack, MAP_LONGEST_PX))
-    )
+    change, limit = paint_change(_grey(_thin(product.restored, MAP_LONGEST_PX) - _thin(product.stack, MAP_LONGEST_PX)))
     sources = {
         name: data_uri(jpeg_within(_upright(picture, product.bottom_up), MAP_LONGEST_PX, MAP_MOST_BYTES), "jpeg")
         for name, picture in (("sigma", sigma), ("change", change))

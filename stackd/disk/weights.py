@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from stackd.disk.model_card import CARD, FORMAT, WEIGHTS, read_whole
 from stackd.errors import ModelError
 
-WEIGHTS = "weights.safetensors"
-CARD = "card.json"
-MAX_CARD_BYTES = 4 << 20
 MAX_WEIGHTS_BYTES = 2 << 30  # far beyond any network that stackd builds
-FORMAT = 1  # of cards without one, too; raised when an older stackd could no longer use a model
-FILLED_IN = ("name", "version", "sha256", "arrays", "format")  # by write_version, in every card
 
 Weights = dict[str, NDArray[Any]]
 
@@ -47,29 +43,10 @@ def write_version(folder: Path, name: str, stamp: str, weights: Weights, card: d
     return version
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """The card of the version in `folder`. Raises ModelError if it is missing or says too little."""
-    path = folder / CARD
-    content = _read(path, MAX_CARD_BYTES)
-    try:
-        card = json.loads(content)
-    except ValueError as error:
-        raise ModelError(f"{path}: is not JSON ({error}); publish the model again") from None
-    if isinstance(card, dict) and card.get("format", FORMAT) != FORMAT:
-        raise ModelError(
-            f"{path}: is of format {card['format']!r}, this stackd reads format {FORMAT}; update stackd to use it"
-        )
-    if not isinstance(card, dict) or not all(isinstance(card.get(key), str) for key in FILLED_IN[:3]):
-        raise ModelError(f"{path}: must name the model, its version and the sha256 of its weights")
-    if not isinstance(card.get("arrays"), dict):
-        raise ModelError(f"{path}: does not list the arrays of {WEIGHTS}")
-    return card
-
-
 def read_weights(folder: Path, card: dict[str, Any]) -> Weights:
     """The arrays of the version in `folder`, checked against its card. Raises ModelError."""
     path = folder / WEIGHTS
-    content = _read(path, MAX_WEIGHTS_BYTES)
+    content = read_whole(path, MAX_WEIGHTS_BYTES)
     digest = hashlib.sha256(content).hexdigest()
     if digest != card["sha256"]:
         raise ModelError(
@@ -107,19 +84,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"a card cannot hold a {type(value).__name__}")
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    """A regular file in one read. A link may lead elsewhere and change, so it is refused."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as stream:
-            content = stream.read(max_bytes + 1)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(content) > max_bytes:
-        raise ModelError(f"{path}: larger than {max_bytes >> 20} MiB, no model of stackd is")
-    return content
 
 
 def _write(path: Path, content: bytes) -> None:

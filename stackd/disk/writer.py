@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from stackd.disk.embed import encode
 from stackd.disk.fits_header import BLOCK_BYTES
+from stackd.disk.frame import Image
 from stackd.disk.headers import iso, quiet_fits, result_header, utc
 from stackd.disk.outbox import as_output_error, write_manifest
 from stackd.disk.report import render_report
 from stackd.imaging.preview import Stretch, apply_stretch, find_stretch
-from stackd.records import Image
 
 UNSEEN = 0  # in the 16-bit files, where no frame saw the sky
 DEEPEST = 65535

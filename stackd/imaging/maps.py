@@ -50,8 +50,7 @@ def find_detail(picture: Picture, height_px: int, width_px: int) -> tuple[int, i
     sums = cv2.boxFilter(interest, -1, (width_px, height_px), normalize=True, borderType=cv2.BORDER_CONSTANT)
     rows, columns = grey.shape
     margin_y, margin_x = (
-        min(max(window // 2, side // 12), (side - 1) // 2)
-        for window, side in ((height_px, rows), (width_px, columns))
+        min(max(window // 2, side // 12), (side - 1) // 2) for window, side in ((height_px, rows), (width_px, columns))
     )
     inner = sums[margin_y : rows - margin_y, margin_x : columns - margin_x]
     row, column = np.unravel_index(int(np.argmax(inner)), inner.shape)

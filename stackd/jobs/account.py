@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from stackd.disk.frame import Frame, Image
 from stackd.disk.writer import Product
 from stackd.imaging.closure import FluxCheck
 from stackd.imaging.psf import fit_psf
@@ -19,7 +20,7 @@ from stackd.imaging.stack import Stack
 from stackd.jobs.align import Aligned
 from stackd.jobs.restore import AnyRestorer, Picture
 from stackd.network.restorer import Restorer
-from stackd.records import Frame, Image, Job
+from stackd.records import Job
 
 
 @dataclass(frozen=True, slots=True)

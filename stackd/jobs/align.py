@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stackd.disk.frame import Frame, Image
 from stackd.errors import SetError
 from stackd.imaging.cosmetic import find_hot_pixels, repair
 from stackd.imaging.debayer import debayer
@@ -22,7 +23,6 @@ from stackd.imaging.quality import measure_sky, pixel_noise
 from stackd.imaging.register import Registration, register_set
 from stackd.imaging.stars import Stars
 from stackd.imaging.warp import Transform, apply_transform, identity
-from stackd.records import Frame, Image
 
 QUANTUM_ADU = 0.29  # sigma of rounding to whole ADU: no frame is less noisy than that
 BRIGHT = 200  # stars enough for a mean

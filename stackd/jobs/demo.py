@@ -16,6 +16,7 @@ import numpy as np
 
 from stackd.disk.captures import write_capture
 from stackd.disk.embed import encode
+from stackd.disk.frame import Image
 from stackd.disk.outbox import read_manifest
 from stackd.disk.reader import read_frame
 from stackd.errors import ConfigError, SetError
@@ -24,7 +25,7 @@ from stackd.imaging.debayer import debayer
 from stackd.imaging.panels import liveliest, side_by_side
 from stackd.imaging.preview import find_stretch
 from stackd.imaging.truth import matched, psnr_db, seen_from, star_width_px
-from stackd.records import FrameFacts, Image
+from stackd.records import FrameFacts
 from stackd.settings import FolderSettings, MetricsSettings, NotifySettings, SetSettings, Settings
 
 SET_NAME = "demo-nebula"

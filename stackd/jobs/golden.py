@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from stackd.disk.frame import Frame, Image
 from stackd.imaging import camera, skies
 from stackd.imaging.judge import Truth, flux_error, invented_per_mpx, share_found
 from stackd.imaging.stack import Stack, combine, find_outliers
@@ -16,7 +17,7 @@ from stackd.imaging.truth import matched, psnr_db, seen_from, star_width_px
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.restore import restore
 from stackd.network.restorer import Restorer
-from stackd.records import Frame, FrameFacts, Image
+from stackd.records import FrameFacts
 from stackd.settings import RestoreSettings
 
 MARGIN_PX = 32  # sky beyond the camera's edge, for dithered frames

@@ -11,7 +11,8 @@ from typing import Any
 
 from loguru import logger
 
-from stackd.disk import models
+from stackd.disk import model_store, models
+from stackd.disk.frame import Frame
 from stackd.disk.inbox import read_once
 from stackd.disk.reader import Useless, read_frame
 from stackd.disk.writer import write_result
@@ -23,7 +24,7 @@ from stackd.jobs.restore import AnyRestorer, restore
 from stackd.jobs.validate import problems_of
 from stackd.network.classic import ClassicRestorer
 from stackd.network.restorer import Restorer
-from stackd.records import Frame, FrameFacts, Job
+from stackd.records import FrameFacts, Job
 
 ProgressCall = Callable[[str, float], None]
 
@@ -48,7 +49,7 @@ def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> d
 
 def load_restorer(model_folder: str) -> AnyRestorer:
     """The network of a model version's folder, verified. Raises ModelError."""
-    card, weights = models.load_weights(models.at_path(Path(model_folder)))
+    card, weights = model_store.load_weights(models.at_path(Path(model_folder)))
     try:
         kind = card["architecture"].get("kind", "unet")
         return (ClassicRestorer if kind == "classic" else Restorer)(card, weights)

@@ -12,7 +12,7 @@ from typing import Any
 
 from loguru import logger
 
-from stackd.disk import models
+from stackd.disk import model_store, models
 from stackd.disk.weights import Weights
 from stackd.errors import ModelError
 
@@ -81,7 +81,7 @@ def current_model(store: Path, name: str) -> tuple[models.ModelVersion, dict[str
     """The current version of a name with its card and weights; None, said in the log, where none can be loaded."""
     try:
         version = models.resolve(store, name)
-        return version, *models.load_weights(version)
+        return version, *model_store.load_weights(version)
     except ModelError as error:
         logger.info("no current model to compare with: {}", error)
         return None
@@ -111,13 +111,13 @@ def publish(
     Raises ModelError where the disk refuses or the weights could never be loaded; the current model then stays.
     """
     full = card | {"comparison": as_card(comparison)}
-    version = models.publish(store, name, weights, full)
+    version = model_store.publish(store, name, weights, full)
     if comparison.promoted:
-        models.promote(store, f"{name}@{version.version}")
+        model_store.promote(store, f"{name}@{version.version}")
         logger.info("{}@{} is the current model now", name, version.version)
     else:
         logger.warning("{}@{} is stored, not promoted: {}", name, version.version, comparison.failed())
-    models.prune(store, name, keep)
+    model_store.prune(store, name, keep)
     return version
 
 

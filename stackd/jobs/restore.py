@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from stackd.disk.frame import Image
 from stackd.imaging.closure import (
     CHECKING_SNR,
     CLOSING_SNR,
@@ -29,7 +30,6 @@ from stackd.imaging.stack import Stack
 from stackd.jobs.align import Aligned
 from stackd.network.classic import ClassicRestorer
 from stackd.network.restorer import Restorer
-from stackd.records import Image
 
 ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames

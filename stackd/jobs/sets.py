@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from loguru import logger
 
+from stackd.disk.frame import Frame
 from stackd.disk.outbox import published_folders, read_manifest
 from stackd.disk.reader import read_frame
 from stackd.errors import ConfigError, SetError
@@ -18,7 +19,6 @@ from stackd.jobs.align import Aligned, align
 from stackd.jobs.pictures import rank
 from stackd.jobs.training_request import SetFolders
 from stackd.network.halves import LEAST_FRAMES, WINDOW_PX, HalfSample, halves
-from stackd.records import Frame
 from stackd.settings import LimitsSettings, RestoreSettings
 
 HELD_OUT_SHARE = 0.2

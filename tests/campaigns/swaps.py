@@ -30,9 +30,9 @@ import psutil
 from safetensors.numpy import save
 
 from stackd import status
-from stackd.disk import models
+from stackd.disk import model_store, models
+from stackd.disk.model_card import CARD, WEIGHTS
 from stackd.disk.outbox import read_manifest
-from stackd.disk.weights import CARD, WEIGHTS
 from stackd.errors import ModelError
 from stackd.network.architecture import PRESETS, build
 from stackd.network.calibrate import AS_CLAIMED
@@ -130,7 +130,7 @@ class Swaps:
             spoil = next(spoil for spoil in BAD if spoil.__name__ == kind)
             spoil(fresh.path)
             with suppress(ModelError):
-                models.promote(self.store, f"{NAME}@{fresh.version}")
+                model_store.promote(self.store, f"{NAME}@{fresh.version}")
                 if spoil not in UNBUILDABLE:
                     self.broken.append(f"{kind}: `stackd models promote` takes it")
         self._point_at(fresh.version)
@@ -172,7 +172,7 @@ class Swaps:
         self._number += 1
         noise = np.random.default_rng(self._number)
         weights = {name: (v + noise.normal(0, 1e-4, v.shape)).astype(v.dtype) for name, v in self._weights.items()}
-        return models.publish(self.store, NAME, weights, DESCRIPTION)
+        return model_store.publish(self.store, NAME, weights, DESCRIPTION)
 
     def _point_at(self, version: str) -> None:
         """As `promote` does it, without its questions."""
@@ -237,7 +237,7 @@ def _cut(path: Path, size_of: Callable[[int], int]) -> None:
 
 def _exchange(folder: Path, change: Callable[[Any], Any]) -> None:
     """Other arrays under a digest and a list that are true of them."""
-    arrays = {name: change(values) for name, values in models.load_weights(models.at_path(folder))[1].items()}
+    arrays = {name: change(values) for name, values in model_store.load_weights(models.at_path(folder))[1].items()}
     content = save(arrays)
     (folder / WEIGHTS).write_bytes(content)
     listed = {name: {"shape": list(values.shape), "dtype": str(values.dtype)} for name, values in arrays.items()}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from stackd.disk import models
+from stackd.disk import model_store, models
+from stackd.disk.model_card import CARD, WEIGHTS
 from stackd.disk.models import ModelVersion
-from stackd.disk.weights import CARD, WEIGHTS, Weights, write_version
+from stackd.disk.weights import Weights, write_version
 from stackd.errors import ModelError
 
 NIGHT = datetime(2026, 11, 22, 21, 30, tzinfo=UTC)
@@ -44,18 +45,18 @@ def store(tmp_path: Path) -> Path:
 
 def publish(store: Path, weights: Weights, day: int = 0, name: str = "default") -> ModelVersion:
     changed = weights | {"stem/bias": np.full(4, day, np.float32)}
-    return models.publish(store, name, changed, {"score_db": float(day)}, at=NIGHT + timedelta(days=day))
+    return model_store.publish(store, name, changed, {"score_db": float(day)}, at=NIGHT + timedelta(days=day))
 
 
 def promote(store: Path, version: ModelVersion) -> ModelVersion:
-    return models.promote(store, f"{version.name}@{version.version}")
+    return model_store.promote(store, f"{version.name}@{version.version}")
 
 
 def test_what_goes_in_comes_out(store: Path, weights: Weights) -> None:
     """Arrays, dtypes and the card survive the store; the version names time and digest."""
-    version = models.publish(store, "mine", weights, {"preset": "small", "seed": np.int64(3)}, at=NIGHT)
+    version = model_store.publish(store, "mine", weights, {"preset": "small", "seed": np.int64(3)}, at=NIGHT)
 
-    card, loaded = models.load_weights(models.resolve(store, f"mine@{version.version}"))
+    card, loaded = model_store.load_weights(models.resolve(store, f"mine@{version.version}"))
 
     assert version.version == f"20261122T213000Z-{version.sha256[:12]}"
     assert (card["preset"], card["seed"], card["sha256"]) == ("small", 3, version.sha256)
@@ -64,7 +65,7 @@ def test_what_goes_in_comes_out(store: Path, weights: Weights) -> None:
         assert loaded[path].dtype == values.dtype
         np.testing.assert_array_equal(loaded[path], values)
     assert sorted(entry.name for entry in version.path.iterdir()) == [CARD, WEIGHTS]
-    assert not list((store / models.UNFINISHED).iterdir())
+    assert not list((store / model_store.UNFINISHED).iterdir())
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -76,7 +77,7 @@ def test_shipped_model_serves_an_empty_or_missing_store(store: Path, made: bool)
     version = models.resolve(store, "default")
 
     assert version.shipped and version.current
-    assert models.load_weights(version)[0]["about"] == "shipped"
+    assert model_store.load_weights(version)[0]["about"] == "shipped"
     assert models.resolve(store, f"default@{version.version}") == version
     assert models.at_path(version.path).shipped
 
@@ -98,12 +99,12 @@ def test_rollback_goes_all_the_way_back_to_the_shipped_model(store: Path, weight
     promote(store, first)
     promote(store, second)
 
-    assert models.rollback(store, "default").version == first.version
+    assert model_store.rollback(store, "default").version == first.version
     assert models.resolve(store, "default").version == first.version
-    assert models.rollback(store, "default").shipped
+    assert model_store.rollback(store, "default").shipped
     assert models.resolve(store, "default").shipped
     with pytest.raises(ModelError, match="no earlier version"):
-        models.rollback(store, "default")
+        model_store.rollback(store, "default")
 
 
 def test_promoting_twice_needs_one_rollback(store: Path, weights: Weights) -> None:
@@ -112,7 +113,7 @@ def test_promoting_twice_needs_one_rollback(store: Path, weights: Weights) -> No
     promote(store, version)
     promote(store, version)
 
-    assert models.rollback(store, "default").shipped
+    assert model_store.rollback(store, "default").shipped
 
 
 def test_rollback_passes_over_a_damaged_version(store: Path, weights: Weights) -> None:
@@ -122,7 +123,7 @@ def test_rollback_passes_over_a_damaged_version(store: Path, weights: Weights) -
         promote(store, version)
     os.truncate(second.path / WEIGHTS, 100)
 
-    assert models.rollback(store, "default").version == first.version
+    assert model_store.rollback(store, "default").version == first.version
 
 
 def test_shipped_version_can_be_promoted(store: Path, weights: Weights) -> None:
@@ -184,7 +185,7 @@ def test_damaged_version_is_refused_with_its_reason(store: Path, weights: Weight
     damage(version)
 
     with pytest.raises(ModelError, match=said) as refused:
-        models.verify(version)
+        model_store.verify(version)
     assert str(version.path) in str(refused.value)
     with pytest.raises(ModelError):
         promote(store, version)
@@ -195,18 +196,18 @@ def test_weights_that_are_not_finite_or_of_another_shape_are_refused(store: Path
     """Keras loads NaN in silence; the store does not, neither on the way in nor on the way out."""
     broken = weights | {"stem/bias": np.asarray([0, np.nan, 0, 0], np.float32)}
     with pytest.raises(ModelError, match="not finite"):
-        models.publish(store, "default", broken, {})
+        model_store.publish(store, "default", broken, {})
 
     version = publish(store, weights)
     _rewrite(version, broken)
     with pytest.raises(ModelError, match="not finite"):
-        models.verify(models.at_path(version.path))
+        model_store.verify(models.at_path(version.path))
     _rewrite(version, {"stem/kernel": weights["stem/kernel"]})
     with pytest.raises(ModelError, match="arrays are not those of the card: stem/bias"):
-        models.verify(models.at_path(version.path))
+        model_store.verify(models.at_path(version.path))
     _rewrite(version, weights | {"stem/bias": np.zeros(5, np.float32)})
     with pytest.raises(ModelError, match="stem/bias"):
-        models.verify(models.at_path(version.path))
+        model_store.verify(models.at_path(version.path))
 
 
 def test_a_newer_format_says_so(store: Path, weights: Weights) -> None:
@@ -257,7 +258,7 @@ def test_prune_keeps_the_newest_and_the_current(store: Path, weights: Weights) -
     versions = [publish(store, weights, day) for day in range(5)]
     promote(store, versions[0])
 
-    removed = models.prune(store, "default", 2)
+    removed = model_store.prune(store, "default", 2)
 
     assert [version.version for version in removed] == [version.version for version in versions[1:3]]
     left = [version.version for version in models.list_versions(store) if not version.shipped]

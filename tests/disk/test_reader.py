@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stackd.disk import pictures
+from stackd.disk.frame import Frame
 from stackd.disk.inbox import Unfinished
 from stackd.disk.reader import read_facts, read_frame
 from stackd.errors import SetError
-from stackd.records import Frame, FrameFacts
+from stackd.records import FrameFacts
 
 WriteFits = Callable[..., Path]
 MAX_PIXELS, MAX_BYTES = 10**6, 10**7

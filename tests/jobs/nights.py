@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from stackd.disk.captures import write_capture
+from stackd.disk.frame import Frame
 from stackd.imaging import skies
 from stackd.imaging.camera import Exposure, Night, expose
 from stackd.imaging.skies import Sky
-from stackd.records import Frame, FrameFacts
+from stackd.records import FrameFacts
 
 SHAPE = (200, 210)
 NIGHT = Night(

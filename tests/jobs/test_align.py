@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stackd.disk.frame import Frame
 from stackd.errors import SetError
 from stackd.imaging.camera import Exposure
 from stackd.imaging.warp import compose, invert
 from stackd.jobs.align import Aligned, align
-from stackd.records import Frame
 from tests.jobs.nights import SHAPE, frames_of, night_of, star_field
 
 

@@ -320,6 +320,7 @@ def test_an_eighth_frame_revives_an_incomplete_set() -> None:
 
 # Always
 
+
 @given(st.permutations(range(20)), st.integers(1, 20), st.booleans())
 def test_the_order_of_arrival_changes_nothing(order: list[int], at_once: int, loose: bool) -> None:
     """Any order, in any portions, as long as nobody waits in between."""

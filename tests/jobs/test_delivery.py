@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stackd.disk import models
+from stackd.disk import model_store, models
 from stackd.disk.ledger import Ledger
-from stackd.disk.weights import CARD, WEIGHTS
+from stackd.disk.model_card import CARD, WEIGHTS
 from stackd.errors import ModelError
 from stackd.jobs.delivery import Delivery
 from stackd.records import CaptureSet, Report, Sighting
@@ -30,8 +30,8 @@ def delivery(tmp_path: Path) -> Iterator[Delivery]:
 def version(delivery: Delivery, number: int) -> models.ModelVersion:
     """A version that is current from now on."""
     store = delivery.settings.folders.models
-    made = models.publish(store, "default", {"a": np.full(3, number, np.float32)}, {})
-    return models.promote(store, f"default@{made.version}")
+    made = model_store.publish(store, "default", {"a": np.full(3, number, np.float32)}, {})
+    return model_store.promote(store, f"default@{made.version}")
 
 
 def test_after_a_restart_the_one_before_goes_on(delivery: Delivery) -> None:

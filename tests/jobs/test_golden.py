@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stackd.disk import models
+from stackd.disk import model_store, models
 from stackd.imaging.truth import matched
 from stackd.jobs import golden
 from stackd.jobs.pipeline import load_restorer
@@ -43,7 +43,7 @@ def test_worse_networks_have_worse_figures(prepared: golden.Prepared, monkeypatc
     """The shipped model against the same with noise on its weights: less PSNR; and a mean over the skies is given."""
     version = models.resolve(models.SHIPPED.parent / "no store", "default")
     good = load_restorer(str(version.path))
-    _, weights = models.load_weights(version)
+    _, weights = model_store.load_weights(version)
     rng = np.random.default_rng(1)
     spoilt = {name: v + rng.normal(0, 0.1 * v.std() + 1e-3, v.shape).astype(np.float32) for name, v in weights.items()}
     bad = type(good)(good.card, spoilt)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stackd.disk import models
+from stackd.disk import model_store, models
 from stackd.jobs import golden, honesty
 from stackd.jobs.golden import GoldenSky
 from stackd.network.restorer import Restorer
@@ -19,7 +19,7 @@ def test_the_curve_makes_claims_true(monkeypatch: pytest.MonkeyPatch) -> None:
     On the emptiest quarter of the sky, where a few faint stars missed are all the error there is, within 50 %.
     """
     version = models.resolve(models.SHIPPED.parent / "no store", "default")
-    card, weights = models.load_weights(version)
+    card, weights = model_store.load_weights(version)
     monkeypatch.setattr(honesty, "NIGHTS", (SMALL,))
 
     curve = honesty.measured_curve(card, weights)

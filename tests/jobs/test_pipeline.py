@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from stackd.disk import models
+from stackd.disk import model_store, models
 from stackd.errors import ModelError, SetError
 from stackd.imaging import skies
 from stackd.imaging.camera import expose
@@ -431,7 +431,7 @@ def test_what_is_shipped_can_be_trusted(name: str, tmp_path: Path) -> None:
     """Without a store of one's own the shipped model serves: digest, names, shapes and numbers hold, and it loads."""
     version = models.resolve(tmp_path, name)
 
-    models.verify(version)
+    model_store.verify(version)
 
     assert (version.name, version.shipped, version.current) == (name, True, True)
     assert load_restorer(str(version.path)).card["sha256"] == version.sha256
@@ -530,7 +530,7 @@ def test_the_classic_network_says_before_the_work_that_it_takes_eight(
 def test_a_card_that_describes_no_network(missing: str, tmp_path: Path) -> None:
     """A model's fault, not a set's: the old model goes on."""
     card = {key: value for key, value in CARD.items() if key != missing}
-    version = models.publish(tmp_path, "mine", weights_of(build(PRESETS["small"])), card)
+    version = model_store.publish(tmp_path, "mine", weights_of(build(PRESETS["small"])), card)
 
     with pytest.raises(ModelError, match="describes no network"):
         load_restorer(str(version.path))
@@ -539,7 +539,7 @@ def test_a_card_that_describes_no_network(missing: str, tmp_path: Path) -> None:
 def test_weights_of_another_network_name_their_model(tmp_path: Path) -> None:
     """Which of the store's versions is refused must be in the reason: log and status show nothing else."""
     weights = {name: np.concatenate([v, v], -1) for name, v in weights_of(build(PRESETS["small"])).items()}
-    version = models.publish(tmp_path, "mine", weights, CARD)
+    version = model_store.publish(tmp_path, "mine", weights, CARD)
 
     with pytest.raises(ModelError, match=f"{version.version}: the weight .* has shape"):
         load_restorer(str(version.path))

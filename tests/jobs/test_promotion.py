@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stackd.disk import cards, models, weights
+from stackd.disk import cards, model_card, model_store, models
 from stackd.errors import ModelError
 from stackd.jobs import promotion
 from stackd.jobs.judging import GOLDEN, HELD_OUT, OWN, RULES, RULES_OF_OWN
@@ -74,8 +74,8 @@ def test_without_a_rival_it_takes_over() -> None:
 
 def test_a_current_model_of_another_time_is_no_rival(tmp_path: Path) -> None:
     """Its card lacks a key, or its arrays fit no network of today: said, and not in the way."""
-    version = models.publish(tmp_path, "small", WEIGHTS, {"architecture": {}})
-    models.promote(tmp_path, f"small@{version.version}")
+    version = model_store.publish(tmp_path, "small", WEIGHTS, {"architecture": {}})
+    model_store.promote(tmp_path, f"small@{version.version}")
 
     def fails(card: dict, arrays: dict) -> promotion.Figures:
         raise ModelError("not of this architecture")
@@ -93,7 +93,7 @@ def test_the_card_keeps_the_comparison(tmp_path: Path) -> None:
     second = promotion.publish(tmp_path, "small", other, card, poor, 5)
 
     assert models.resolve(tmp_path, "small").version == first.version
-    told = weights.read_card(second.path)
+    told = model_card.read_card(second.path)
     assert told["comparison"]["promoted"] is False
     lines = cards.comparison_lines(told)
     assert lines[0] == f"against small@{first.version}: not promoted"

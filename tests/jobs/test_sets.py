@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stackd.disk import models
+from stackd.disk import model_store
 from stackd.disk.captures import write_capture
 from stackd.errors import ConfigError
 from stackd.imaging import camera, skies
@@ -102,9 +102,7 @@ def test_one_set_alone_is_not_enough(folders: SetFolders, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_run_learns_from_captures(
-    folders: SetFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_learns_from_captures(folders: SetFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the current model on, a step in four on captures; judged on the held-out set, too, and the rules are those
     of one's own captures. Resumed or not, the samples are the same for a seed."""
     make: Callable[..., TrainingRequest] = lambda **fields: TrainingRequest(  # noqa: E731
@@ -126,7 +124,7 @@ def test_a_run_learns_from_captures(
     assert seen == ["halves"]
     rows = {(row.judged_on, row.figure) for row in outcome.comparison.rows}
     assert (judging.OWN, "disagreement") in rows
-    card, _ = models.load_weights(outcome.version)
+    card, _ = model_store.load_weights(outcome.version)
     assert card["started_from"]
     assert "--from-sets" in card["command"]
     assert np.isfinite(card["figures"][judging.OWN]["disagreement"])

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stackd.disk import checkpoint, models
+from stackd.disk import checkpoint, model_store, models
 from stackd.errors import ConfigError, ModelError
 from stackd.jobs import golden, honesty, judging, training, training_loop
 from stackd.jobs.pipeline import load_restorer
@@ -171,8 +171,8 @@ def test_a_stopped_run_resumed_is_the_same_run(request_of: Callable[..., Trainin
     second = train(request_of(steps=6, resume=True), told.append)
 
     assert [p.step for p in told] == [4, 5, 6]
-    _, want = models.load_weights(whole.version)
-    card, found = models.load_weights(second.version)
+    _, want = model_store.load_weights(whole.version)
+    card, found = model_store.load_weights(second.version)
     assert found.keys() == want.keys()
     for name, values in want.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
@@ -234,8 +234,8 @@ def test_a_run_may_start_from_the_current_model(request_of: Callable[..., Traini
     second = train(request_of(steps=1, seed=1, from_current=True))
 
     assert load_restorer(str(first.version.path)).card["started_from"] is None
-    card, after = models.load_weights(second.version)
-    _, before = models.load_weights(first.version)
+    card, after = model_store.load_weights(second.version)
+    _, before = model_store.load_weights(first.version)
     assert card["started_from"] == f"small@{first.version.version}"
     assert card["recipe"]["learning_rate"] == training.GENTLE_RATE
     assert all(np.abs(after[name] - before[name]).max() < 1e-3 for name in before)
