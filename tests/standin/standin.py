@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stackd.disk import model_store, models
+from stackd.disk import models
 from stackd.errors import ModelError, SetError
 from stackd.jobs.worker import Work
 from stackd.records import FrameFacts, Job
@@ -55,6 +55,8 @@ def load(model: str) -> str:
 
 def load_checked(model: str) -> dict[str, str]:
     """What of a real model says which it is, once its files are found to be in order; no network is built."""
+    from stackd.disk import model_store  # noqa: PLC0415 - in the worker only: the supervisor holds no numpy
+
     card, _ = model_store.load_weights(models.at_path(Path(model)))
     return {key: card[key] for key in ("name", "version", "sha256")}
 
