@@ -66,8 +66,9 @@ class SoakHouse(House):
 
     def noted(self) -> list[dict[str, Any]]:
         """One record a set, as soak_work writes them."""
-        lines = self.notes.read_text("utf-8").splitlines() if self.notes.exists() else []
-        return [json.loads(line) for line in lines]
+        text = self.notes.read_text("utf-8") if self.notes.exists() else ""
+        whole, _, _ = text.rpartition("\n")  # what stands behind it is being written
+        return [json.loads(line) for line in whole.splitlines()]
 
 
 @dataclass(frozen=True, slots=True)
