@@ -23,13 +23,8 @@ from typing import Any
 
 import psutil
 
-from stackd import logs
-from stackd.daemon import Daemon
-from stackd.jobs.worker import Work
-from stackd.settings import load
-from tests.campaigns.house import House, fits_frame
+from tests.campaigns.house import CHILD, House, fits_frame
 
-WORK = Work(process="tests.campaigns.soak_work:process")
 SETS, PER_WORKER, WARM_UP = 2000, 200, 20
 SIDES_PX = (112, 128, 144, 160)  # all smaller than a tile of the network
 AHEAD = 6  # sets that wait in the inbox
@@ -58,7 +53,7 @@ class SoakHouse(House):
         self.notes = self.folder / "worker.jsonl"
 
     def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-m", "tests.campaigns.soak", "--daemon", str(self.folder / "config.toml")]
+        return [sys.executable, str(CHILD), "config.toml", "--process", "tests.campaigns.soak_work:process", *options]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -203,10 +198,7 @@ def main() -> int:
     parser.add_argument("--warm-up", type=int, default=WARM_UP, help="sets of each worker that do not count")
     parser.add_argument("--frames", type=int, default=8, help="captures in a set")
     parser.add_argument("--keep", type=Path, help="work in this new folder and leave it there")
-    parser.add_argument("--daemon", type=Path, help=argparse.SUPPRESS)  # the process under test: its config
     asked = parser.parse_args()
-    if asked.daemon:
-        return run_daemon(asked.daemon)
     with ExitStack() as at_end:
         folder = asked.keep or Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="stackd-soak-")))
         house = SoakHouse(folder, asked.per_worker, asked.frames)
@@ -217,17 +209,6 @@ def main() -> int:
         kept = judge(house, samples, asked.warm_up)
     print("kept" if kept else "BROKEN")
     return 0 if kept else 1
-
-
-def run_daemon(config: Path) -> int:
-    """As `stackd run`, with our eye in the worker."""
-    logs.configure("WARNING")
-    daemon = Daemon(load(config, {}), work=WORK)
-    try:
-        daemon.run()
-    finally:
-        daemon.close()
-    return 0
 
 
 if __name__ == "__main__":

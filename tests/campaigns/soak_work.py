@@ -1,6 +1,6 @@
 """The real work of a worker, with a line about the process after each set: the soak's eyes in there.
 
-Named by text in soak.py's `Work`, so that only the worker loads TensorFlow. STACKD_SOAK_NOTES tells the file to
+Named by text in soak.py's command, so that only the worker loads TensorFlow. STACKD_SOAK_NOTES tells the file to
 append to.
 """
 

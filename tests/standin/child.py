@@ -22,6 +22,7 @@ from stackd import logs, turn
 from stackd.daemon import Daemon
 from stackd.errors import StackdError
 from stackd.jobs import delivery
+from stackd.jobs.worker import Work
 from stackd.settings import load
 
 
@@ -57,6 +58,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("once", nargs="?", choices=["once"])
     parser.add_argument("--retry-delay", type=float)
     parser.add_argument("--real", action="store_true", help="the product's own work instead of the stand-ins")
+    parser.add_argument("--process", help="the product's own work but for this MODULE:FUNCTION instead of its process")
     parser.add_argument("--pause", type=float, default=turn.PAUSE_S)
     parser.add_argument("--checked-models", action="store_true")
     asked = parser.parse_args(words)
@@ -66,8 +68,7 @@ def main(words: list[str]) -> int:
     settings = load(asked.config, {})
     logs.configure("INFO")
     try:
-        standin = replace(WORK, load="standin:load_checked") if asked.checked_models else WORK
-        daemon = Daemon(settings, work=None if asked.real else standin)
+        daemon = Daemon(settings, work=_work(asked))
     except StackdError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -79,6 +80,14 @@ def main(words: list[str]) -> int:
     finally:
         daemon.close()
     return 0
+
+
+def _work(asked: argparse.Namespace) -> Work | None:
+    if asked.process:
+        return Work(process=asked.process)
+    if asked.real:
+        return None
+    return replace(WORK, load="standin:load_checked") if asked.checked_models else WORK
 
 
 if __name__ == "__main__":
