@@ -190,7 +190,7 @@ def test_judging_that_fails_does_not_cost_the_run(
         def full(*arguments: object, **named: object) -> None:
             raise ModelError("no space left")
 
-        patch.setattr(models, "publish", full)
+        patch.setattr(model_store, "publish", full)
         with pytest.raises(ModelError):
             train(request_of())
 
