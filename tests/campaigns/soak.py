@@ -199,6 +199,8 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=8, help="captures in a set")
     parser.add_argument("--keep", type=Path, help="work in this new folder and leave it there")
     asked = parser.parse_args()
+    if asked.sets <= asked.warm_up:
+        parser.error(f"--sets has to be more than the {asked.warm_up} of the warm-up")
     with ExitStack() as at_end:
         folder = asked.keep or Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="stackd-soak-")))
         house = SoakHouse(folder, asked.per_worker, asked.frames)
