@@ -18,6 +18,7 @@ from standin import WORK, write_frame
 from stackd.daemon import Bell, Daemon, Watcher
 from stackd.errors import ConfigError, InstanceError
 from stackd.settings import Settings, load
+from tests.campaigns.house import CHILD
 
 CONFIG = "[set]\nsettle_s = 0.2\nscan_interval_s = {scan}\n[restore]\nnetwork = false\n[limits]\nstop_timeout_s = 2.0\n"
 
@@ -154,9 +155,8 @@ def test_second_instance_is_refused_and_the_first_unharmed(tmp_path: Path) -> No
     settings = settings_in(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
     daemon = Daemon(settings, work=WORK)
-    child = Path(__file__).parent / "standin" / "child.py"
     second = subprocess.run(
-        [sys.executable, str(child), str(tmp_path / "config.toml"), "once"], capture_output=True, text=True, check=False
+        [sys.executable, str(CHILD), str(tmp_path / "config.toml"), "once"], capture_output=True, text=True, check=False
     )
     assert second.returncode == 75
     assert f"process {os.getpid()}" in second.stderr

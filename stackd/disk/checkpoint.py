@@ -1,12 +1,12 @@
 """A training run's state on disk: one file, replaced by rename, so that a kill leaves the old or the new one."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stackd.disk.durable import durable
 from stackd.errors import ConfigError
 
 NAME = "checkpoint.npz"
@@ -16,10 +16,8 @@ def save(folder: Path, state: dict[str, NDArray[Any]]) -> None:
     """Write the state into `folder` (made if missing)."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{NAME}.tmp"
-    with unfinished.open("wb") as file:
+    with durable(unfinished) as file:
         np.savez(file, **state)
-        file.flush()
-        os.fsync(file.fileno())
     unfinished.replace(folder / NAME)
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stackd.disk.durable import durable, sync
 from stackd.disk.model_card import CARD, read_card
 from stackd.disk.models import POINTER, ModelVersion, at_path, check_name, read_pointer, resolve, shipped, stored
 from stackd.disk.weights import Weights, read_weights, write_version
@@ -53,8 +54,8 @@ def publish(store: Path, name: str, weights: Weights, card: dict[str, Any], at: 
             raise ModelError(f"{final}: exists already; a version is never overwritten")
         final.parent.mkdir(exist_ok=True)
         unfinished.rename(final)
-        _sync_folder(final.parent)
-        _sync_folder(store)
+        sync(final.parent)
+        sync(store)
     except OSError as error:
         raise ModelError(f"{store}: model {name!r} could not be stored: {error}") from error
     finally:
@@ -119,19 +120,9 @@ def _write_pointer(store: Path, name: str, current: str | None, before: list[str
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fresh = folder / f".{POINTER}.{os.getpid()}"
-        with fresh.open("w", encoding="utf-8") as stream:
+        with durable(fresh, "w") as stream:
             json.dump({"current": current, "before": before}, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
         fresh.replace(folder / POINTER)
-        _sync_folder(folder)
+        sync(folder)
     except OSError as error:
         raise ModelError(f"{folder / POINTER}: could not be written: {error}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from stackd.disk.durable import durable, sync
 from stackd.errors import OutputError
 from stackd.records import Sighting
 
@@ -74,8 +75,8 @@ def publish(staging: Path, outbox: Path, set_name: str) -> Path:
             if error.errno in _TAKEN:
                 continue
             raise
-        _sync(outbox / STAGING)
-        _sync(outbox)
+        sync(outbox / STAGING)
+        sync(outbox)
         return target
     raise AssertionError("names never run out")
 
@@ -84,7 +85,7 @@ def place(staging: Path, target: Path) -> None:
     """Make a finished result durable and visible as `target`, which is missing or empty. Raises OSError."""
     _sync_tree(staging)
     staging.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def find_published(outbox: Path, set_name: str, identity: str) -> tuple[Path, dict[str, Any]] | None:
@@ -118,8 +119,8 @@ def write_report(quarantine: Path, set_name: str, content: dict[str, Any]) -> Pa
     unfinished = folder / f".{REPORT}.tmp"
     _write_json(unfinished, content)
     unfinished.replace(folder / REPORT)
-    _sync(folder)
-    _sync(quarantine)
+    sync(folder)
+    sync(quarantine)
     return folder / REPORT
 
 
@@ -168,7 +169,7 @@ def archive_frames(inbox: Path, archive: Path, folder_name: str, frames: Sequenc
             left.append(f"{frame.path}: {target} is taken")
         else:
             _move(source, target)
-    _sync(folder)
+    sync(folder)
     return left
 
 
@@ -232,18 +233,16 @@ def _move(source: Path, target: Path) -> None:
             raise
         unfinished = target.with_name(f".{target.name}.tmp")
         shutil.copy2(source, unfinished)
-        _sync(unfinished)
+        sync(unfinished)
         unfinished.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
         source.unlink()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
+    with durable(path, "w") as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -268,13 +267,5 @@ def _is_record(content: Any, keys: frozenset[str]) -> bool:
 def _sync_tree(folder: Path) -> None:
     for parent, _, files in os.walk(folder, topdown=False):
         for file in files:
-            _sync(Path(parent, file))
-        _sync(Path(parent))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(Path(parent, file))
+        sync(Path(parent))

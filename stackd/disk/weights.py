@@ -7,7 +7,6 @@ numbers alone, so a foreign file cannot run anything. Knows nothing of names, st
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from stackd.disk.durable import durable
 from stackd.disk.model_card import CARD, FORMAT, WEIGHTS, read_whole
 from stackd.errors import ModelError
 
@@ -38,8 +38,10 @@ def write_version(folder: Path, name: str, stamp: str, weights: Weights, card: d
     version = f"{stamp}-{sha256[:12]}"
     listed = {path: {"shape": list(values.shape), "dtype": str(values.dtype)} for path, values in arrays.items()}
     full = card | {"name": name, "version": version, "sha256": sha256, "arrays": listed, "format": FORMAT}
-    _write(folder / WEIGHTS, content)
-    _write(folder / CARD, json.dumps(full, indent=1, ensure_ascii=False, default=_plain).encode())
+    with durable(folder / WEIGHTS) as file:
+        file.write(content)
+    with durable(folder / CARD, "w") as file:
+        json.dump(full, file, indent=1, ensure_ascii=False, default=_plain)
     return version
 
 
@@ -84,10 +86,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"a card cannot hold a {type(value).__name__}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())

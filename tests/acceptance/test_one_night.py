@@ -19,7 +19,8 @@ import pytest
 from astropy.io import fits
 from standin import write_frame
 
-CHILD = Path(__file__).parents[1] / "standin" / "child.py"
+from tests.campaigns.house import CHILD
+
 CONFIG = """
 [set]
 settle_s = 0.3
