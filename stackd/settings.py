@@ -64,6 +64,9 @@ class RestoreSettings(Section):
     strength: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0, description="0 gives the plain stack, 1 the network's result"
     )
+    orientations: Literal[0, 1, 2, 4] = Field(
+        0, description="the network sees the picture turned so many ways; 0: as many as a minute allows"
+    )
     flux_tolerance: Annotated[float, Field(gt=0, le=1)] = Field(
         0.05, description="largest accepted change of star fluxes, mag"
     )

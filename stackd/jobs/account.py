@@ -109,6 +109,7 @@ def _figures(aligned: Aligned, stacks: list[Stack], picture: Picture) -> dict[st
         "stack_fwhm_px": _number(float(np.average(widths, weights=weights))) if widths else None,
         "best_fwhm_px": _number(min(widths)) if widths else None,
         "strength": round(picture.strength, 4),
+        "orientations": picture.orientations,
         **_flux_figures("network_flux", picture.network_fluxes),
         **_flux_figures("flux", picture.fluxes),
         "median_sigma_adu": _number(float(np.nanmedian(picture.sigma))),
@@ -147,7 +148,8 @@ def _history(frames: int, aligned: Aligned, picture: Picture, restorer: AnyResto
         lines.append("no star shape was measured: sharpened linearly (Wiener), network left out")
     elif restorer:
         name = f"{restorer.card['name']} {restorer.card['version']}"
-        lines.append(f"stacked, denoised and deblurred by network {name}, strength {picture.strength:.2f}")
+        seen = f"seen in {picture.orientations} orientations, strength {picture.strength:.2f}"
+        lines.append(f"stacked, denoised and deblurred by network {name}, {seen}")
     return lines
 
 

@@ -34,6 +34,7 @@ from stackd.network.restorer import Restorer
 ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
+AFFORDABLE_PX = 48_000_000  # of all bands and orientations together: the network's work of a minute on two cores
 COMMON_MARGIN = 3.0  # what all stars have in common may be the wings' fault: it may be so many times the tolerance
 AnyRestorer = Restorer | ClassicRestorer
 CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
@@ -47,6 +48,7 @@ class Picture:
     sigma: Image
     stack: Image
     strength: float  # of the network in it
+    orientations: int  # in which the network saw it
     network_fluxes: FluxCheck | None  # what the network did to star fluxes
     fluxes: FluxCheck | None  # what is left of that in the picture
     warnings: tuple[str, ...] = ()
@@ -66,15 +68,16 @@ def restore(
     plain = np.stack([s.mean for s in stacks])
     plain_sigma = np.stack([s.noise * np.maximum(s.spread, 1) for s in stacks])
     if restorer is None:
-        return Picture(plain, plain_sigma, plain, 0.0, None, None)
+        return Picture(plain, plain_sigma, plain, 0.0, 0, None, None)
     if isinstance(restorer, ClassicRestorer):
         clean = np.stack([restorer.restore_frames(frames) for frames in aligned.bands])
         return Picture(
-            np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, None, None, (CLASSIC_WARNING,)
+            np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, 1, None, None, (CLASSIC_WARNING,)
         )
     if aligned.psfs is None:
         return _sharpened(aligned, stacks, plain, plain_sigma, settings)
-    bands = restorer.restore(_fuse(aligned, stacks, restorer), progress)
+    orientations = settings["orientations"] or _affordable_orientations(plain.size)
+    bands = restorer.restore(_fuse(aligned, stacks, restorer), progress, orientations=orientations)
     clean, changed, fluxes = _close(aligned, stacks, np.stack([b.image for b in bands]), restorer.target_fwhm_px)
     strength, warnings = _allowed_strength(settings, changed, fluxes)
     warnings += _outside_training(aligned, restorer)
@@ -82,7 +85,12 @@ def restore(
     warnings += too_sharp
     sigma = np.stack([b.sigma for b in bands])
     restored, claimed = _mixed(clean, plain, strength), _mixed(sigma, plain_sigma, strength)
-    return Picture(restored, claimed, plain, strength, changed, fluxes, tuple(warnings))
+    return Picture(restored, claimed, plain, strength, orientations, changed, fluxes, tuple(warnings))
+
+
+def _affordable_orientations(pixels: int) -> int:
+    """As many of them as cost no more than a minute for so many pixels of all bands together; one at least."""
+    return max((n for n in (1, 2, 4) if n * pixels <= AFFORDABLE_PX), default=1)
 
 
 def _mixed(clean: Image, plain: Image, strength: float) -> Image:
@@ -110,7 +118,7 @@ def _sharpened(
     )
     sigma = plain_sigma * np.maximum(louder, 1)[:, None, None]
     restored, claimed = _mixed(sharp, plain, strength), _mixed(sigma, plain_sigma, strength)
-    return Picture(restored, claimed, plain, 0.0, None, None, (warning,))
+    return Picture(restored, claimed, plain, 0.0, 0, None, None, (warning,))
 
 
 def _at_wanted_width(clean: Image, trained_px: float, wanted_px: float) -> tuple[Image, list[str]]:

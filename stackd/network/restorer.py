@@ -1,7 +1,8 @@
 """A trained network at work: banks of fused maps in, restored planes with their uncertainty out, tile by tile.
 
-Memory does not grow with the picture, and a tile's middle is what the whole picture would give. Takes and
-returns arrays in the frames' unit; knows no paths, frames or settings.
+Memory does not grow with the picture, and a tile's middle is what the whole picture would give. A picture may be shown
+turned and mirrored, too: the sky has no up, so the mean of the answers errs less than one (as Timofte et al. 2016
+enhance predictions). Takes and returns arrays in the frames' unit; knows no paths, frames or settings.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,9 @@ Image = NDArray[np.float32]
 # px, for all pictures alike: TensorFlow keeps memory for every new shape. The first is for pictures that fit into it
 # whole, and takes a quarter of the other's time.
 SMALL_TILE_PX, TILE_PX = 384, 768
+# (quarter turns, then mirrored top to bottom): straight, upside down, across each diagonal. The other four of a square
+# add 0.01 dB to what these gain (docs/restoration.md).
+ORIENTATIONS = ((0, False), (2, False), (1, True), (3, True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +51,29 @@ class Restorer:
         """The star width that this network was trained to give."""
         return float(self.card["target_fwhm_px"])
 
-    def restore(self, banks: Sequence[Bank], tile_done: Callable[[float], None] = lambda share: None) -> list[Restored]:
-        """Restore every band; `tile_done` hears the share of the work that is done."""
-        inputs = network_input(banks)
+    def restore(
+        self,
+        banks: Sequence[Bank],
+        tile_done: Callable[[float], None] = lambda share: None,
+        *,
+        orientations: int = 1,
+    ) -> list[Restored]:
+        """Restore every band, as the mean over the first `orientations` (1 to 4) ways to hold the picture.
+
+        `tile_done` hears the share of the work that is done.
+        """
+        views = len(banks) * orientations
         out = []
-        for k, (bank, channels) in enumerate(zip(banks, inputs)):
+        for k, (bank, channels) in enumerate(zip(banks, network_input(banks))):
+            picture, sigma = np.zeros((2, *channels.shape[:2]), np.float32)
+            for n, (quarters, mirrored) in enumerate(ORIENTATIONS[:orientations]):
 
-            def band_done(share: float, before: int = k) -> None:
-                tile_done((before + share) / len(banks))
+                def view_done(share: float, before: int = k * orientations + n) -> None:
+                    tile_done((before + share) / views)
 
-            picture, sigma = self._whole(channels, bank.conditions, band_done)
+                turned = _turned(channels, quarters, mirrored)
+                for total, seen in zip((picture, sigma), self._whole(turned, bank.conditions, view_done)):
+                    total += _turned_back(seen, quarters, mirrored) / np.float32(orientations)
             unit = np.float32(bank.unit_adu)
             out.append(Restored(picture * unit + np.float32(bank.floor_adu), sigma * unit))
         return out
@@ -81,6 +98,16 @@ class Restorer:
         above the curve by its end's correction."""
         excess = np.maximum(log_sigma - self._claimed[-1], 0)
         return np.exp(np.interp(log_sigma, self._claimed, self._real) + excess).astype(np.float32)
+
+
+def _turned(image: Image, quarters: int, mirrored: bool) -> Image:
+    """A view of (H, W, ...), turned by so many quarters and then mirrored top to bottom."""
+    turned = np.rot90(image, quarters)
+    return turned[::-1] if mirrored else turned
+
+
+def _turned_back(image: Image, quarters: int, mirrored: bool) -> Image:
+    return np.rot90(image[::-1] if mirrored else image, -quarters)
 
 
 def _tile_px(height: int, width: int) -> int:

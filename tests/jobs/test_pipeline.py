@@ -50,7 +50,9 @@ class Wrong(Restorer):
     def __init__(self, wrong: Callable[[np.ndarray], np.ndarray]) -> None:
         self.card, self.wrong = CARD, wrong
 
-    def restore(self, banks: Sequence[Bank], tile_done: Callable[[float], None] = lambda share: None) -> list[Restored]:
+    def restore(
+        self, banks: Sequence[Bank], tile_done: Callable[[float], None] = lambda share: None, *, orientations: int = 1
+    ) -> list[Restored]:
         return [
             Restored(self.wrong(b.wiener[0] * b.unit_adu + b.floor_adu).astype(np.float32), np.full_like(b.plain, 3))
             for b in banks
@@ -174,6 +176,24 @@ def test_strength_zero_is_the_plain_stack(light_paths: tuple[str, ...], run: Run
         np.testing.assert_allclose(image(folder, name), image(plain, name), rtol=1e-6)
     np.testing.assert_array_equal(image(folder, "restored"), image(folder, "stack"))
     assert content["figures"]["strength"] == 0
+
+
+@pytest.mark.parametrize(("wanted", "orientations"), [(0, 4), (2, 2)])
+def test_how_often_the_network_saw_it_is_told(
+    light_paths: tuple[str, ...], run: Run, untrained: Restorer, wanted: int, orientations: int
+) -> None:
+    """By itself a small picture is seen in all four orientations; else as often as is asked for."""
+    content, _ = run(light_paths, untrained, orientations=wanted)
+
+    assert content["figures"]["orientations"] == orientations
+
+
+@pytest.mark.parametrize(
+    ("mpx", "bands", "orientations"), [(2, 1, 4), (4, 3, 4), (13, 1, 2), (24, 1, 2), (24, 3, 1), (150, 3, 1)]
+)
+def test_large_pictures_are_seen_less_often(mpx: int, bands: int, orientations: int) -> None:
+    """No more often than the minute allows, and never not at all."""
+    assert restore._affordable_orientations(mpx * 1_000_000 * bands) == orientations
 
 
 def test_fluxes_that_hold_are_let_pass(light_paths: tuple[str, ...], run: Run) -> None:

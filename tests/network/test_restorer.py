@@ -1,5 +1,6 @@
 """The network at work: tiles agree with the whole, foreign weights are refused, errors are put right by the curve."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -158,13 +159,48 @@ def test_no_size_makes_tensorflow_trace_again(network: keras.Model, rng: np.rand
     assert fresh._call.experimental_get_tracing_count() == 2
 
 
-def test_progress_is_told_to_the_end(restorer: Restorer, rng: np.random.Generator) -> None:
-    """Shares of the work, rising over tiles and bands, the last one 1."""
+def held_otherwise(bank: Bank, turn: Callable[[np.ndarray], np.ndarray]) -> Bank:
+    """The same sky with the camera held another way."""
+    turned = {name: turn(getattr(bank, name)) for name in ("plain", "score", "spread", "depth")}
+    return replace(bank, wiener=np.array([turn(one) for one in bank.wiener]), **turned)
+
+
+@pytest.mark.parametrize("turn", [lambda image: np.rot90(image, 2), np.transpose], ids=["upside down", "transposed"])
+def test_how_the_camera_was_held_is_no_matter(
+    restorer: Restorer, rng: np.random.Generator, turn: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """In all orientations a turned sky gives the same picture and error, turned; in one it does not."""
+    bank = random_bank(rng, 96, 120)
+
+    straight, turned = (restorer.restore([b], orientations=4)[0] for b in (bank, held_otherwise(bank, turn)))
+
+    np.testing.assert_allclose(turned.image, turn(straight.image), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(turned.sigma, turn(straight.sigma), rtol=1e-4)
+    one = restorer.restore([bank])[0].image
+    assert np.abs(restorer.restore([held_otherwise(bank, turn)])[0].image - turn(one)).max() > 0.1
+
+
+def test_orientations_are_averaged(restorer: Restorer, rng: np.random.Generator) -> None:
+    """Two of them: the mean of the picture seen straight and seen upside down."""
+    bank = random_bank(rng, 64, 80)
+    straight = restorer.restore([bank])[0]
+    upside_down = restorer.restore([held_otherwise(bank, lambda image: np.rot90(image, 2))])[0]
+
+    both = restorer.restore([bank], orientations=2)[0]
+
+    np.testing.assert_allclose(both.image, (straight.image + np.rot90(upside_down.image, 2)) / 2, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(both.sigma, (straight.sigma + np.rot90(upside_down.sigma, 2)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("orientations", [1, 4])
+def test_progress_is_told_to_the_end(restorer: Restorer, rng: np.random.Generator, orientations: int) -> None:
+    """Shares of the work, rising over tiles, orientations and bands, the last one 1."""
     shares: list[float] = []
 
-    restorer.restore([random_bank(rng, 20, 600), random_bank(rng, 20, 600)], shares.append)
+    restorer.restore([random_bank(rng, 20, 600), random_bank(rng, 20, 600)], shares.append, orientations=orientations)
 
-    assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    steps = 4 * orientations  # two tiles each
+    assert shares == pytest.approx([(n + 1) / steps for n in range(steps)])
 
 
 def test_claimed_errors_are_put_right(network: keras.Model, rng: np.random.Generator) -> None:
