@@ -48,6 +48,21 @@ def test_few_stars_among_many_knots(rng: np.random.Generator) -> None:
     assert np.median(points.fwhm_px) == pytest.approx(3.0, rel=0.04)
 
 
+def test_stars_fainter_than_hundreds_of_knots(rng: np.random.Generator) -> None:
+    """A nebula's 420 bright knots of 5 to 8 px fill the left; thirty faint stars of 3 px beside it tell the width."""
+    rows, columns = (grid.ravel() for grid in np.mgrid[20:340:15, 20:270:13])
+    flux, which = rng.uniform(1e5, 2e5, len(rows)), rng.integers(6, size=len(rows))
+    image = np.zeros(SHAPE, np.float32)
+    for n, fwhm_px in enumerate(np.linspace(5, 8, 6)):
+        image += sources(columns[which == n], rows[which == n], flux[which == n], fwhm_px)
+    y, x = (grid.ravel()[:30] + rng.uniform(-4, 4, 30) for grid in np.mgrid[25:345:30, 300:370:25])
+
+    points = find_points(noisy(image + sources(x, y, np.full(30, 6e3), 3.0), rng), NOISE_ADU, np.inf, 6.0)
+
+    assert (points.x > 280).all()
+    assert np.median(points.fwhm_px) == pytest.approx(3.0, rel=0.05)
+
+
 @pytest.mark.parametrize("fwhm_px", [1.6, 2.5, 4.0, 7.0])
 def test_a_field_of_stars_is_all_points(fwhm_px: float, rng: np.random.Generator) -> None:
     """Whatever the seeing; widths to 8 % (undersampled ones pass for narrower), fluxes to 15 %, on a bright slope."""
