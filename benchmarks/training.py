@@ -39,7 +39,9 @@ def main() -> None:
     pictures = usable_pictures(chosen.pictures) if chosen.pictures else Pictures([])
     keras.utils.set_random_seed(0)
     fit.use_fast_arithmetic()
-    trainer = fit.Trainer(architecture.build(architecture.PRESETS[chosen.preset]), fit.Recipe())
+    trainer = fit.Trainer(
+        architecture.build(architecture.PRESETS[chosen.preset]), fit.RECIPES.get(chosen.preset, fit.Recipe())
+    )
     speed = steps_per_second(trainer, pictures, chosen.steps)
     held_gb = memory_gb(trainer)
     print("preset,batch,crop_px,steps_per_s,waited_share,skies_per_s_needed,peak_gb,simulator_gb")

@@ -148,8 +148,8 @@ def _history(frames: int, aligned: Aligned, picture: Picture, restorer: AnyResto
         lines.append("no star shape was measured: sharpened linearly (Wiener), network left out")
     elif restorer:
         name = f"{restorer.card['name']} {restorer.card['version']}"
-        seen = f"seen in {picture.orientations} orientations, strength {picture.strength:.2f}"
-        lines.append(f"stacked, denoised and deblurred by network {name}, {seen}")
+        share = f"strength {picture.strength:.2f}, orientations {picture.orientations}"
+        lines.append(f"stacked, denoised and deblurred by network {name}, {share}")
     return lines
 
 

@@ -98,7 +98,9 @@ def _trainer(request: TrainingRequest, run: Run) -> fit.Trainer:
     keras.utils.set_random_seed(request.seed)
     fit.use_fast_arithmetic()
     config = architecture.PRESETS[request.preset]
-    recipe = fit.Recipe() if request.steps is None else fit.Recipe(steps=request.steps)
+    recipe = fit.RECIPES.get(request.preset, fit.Recipe())
+    if request.steps is not None:
+        recipe = replace(recipe, steps=request.steps)
     current = promotion.current_model(request.store, request.preset) if request.from_current else None
     if current is not None and current[1]["architecture"] != config:
         logger.warning("the current model is of another architecture: starts anew")

@@ -21,6 +21,7 @@ HALO_PX = 104  # beyond the reach of the deepest path, so that a tile's middle k
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"widths": [32, 64, 96], "blocks": [1, 2, 3]},
     "small": {"widths": [16, 32, 48], "blocks": [1, 1, 2]},
+    "large": {"widths": [64, 96, 128], "blocks": [1, 2, 3]},  # for training and restoring on a GPU
 }
 
 

@@ -40,6 +40,9 @@ class Recipe:
     ema: float = 0.998
 
 
+RECIPES = {"large": Recipe(batch=16, crop_px=128)}  # of presets that are not trained by the usual one: to fill a GPU
+
+
 def use_fast_arithmetic() -> None:
     """Multiply in bfloat16 where that is faster: on processors with units for it (1.4 times faster; others ignore the
     switch) and, as Keras's mixed precision, on GPUs that have them."""
