@@ -21,7 +21,8 @@ REGULARISATION = 1e-3
 APERTURE_PX = 5.0
 RING_PX = (8.0, 11.0)
 LEAST_STARS = 5
-CLOSING_SNR = 60.0  # below it the plain stack's own flux is less certain than the network's
+CLOSING_SNR = 30.0  # below it an aperture of the plain stack knows nothing that the network does not
+NETWORK_FLUX_ERROR = 0.03  # of a bright star's light: how well the network knows it by itself
 CHECKING_SNR = 100.0  # below it an aperture's noise would pass for a change
 
 
@@ -66,17 +67,23 @@ def close_fluxes(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     flux: NDArray[np.float64],
+    noise_adu: float,
     target_fwhm_px: float,
 ) -> Image:
-    """The restored picture with the light of stars at x, y (px) made the plain stack's.
+    """The restored picture with the light of stars at x, y (px) brought to the plain stack's.
 
-    What each star's place lacks or has too much of is added as a star of the target width: an unbiased flux costs a
-    little noise and changes no other place. Measured in an aperture: for stars so bright errors of the PSF weigh more
-    than noise. What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left as it is.
+    What each star's place lacks or has too much of is added as a star of the target width, and changes no other place.
+    It is measured in an aperture, because errors of the PSF weigh more than noise in bright stars; the fainter a star,
+    the more that aperture's noise, and the less of it is believed: as much as makes the error of network and stack
+    together least (Wiener). What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left.
     """
-    lacking = _sums(np.nan_to_num(stack) - seen_again, x, y) / psf.share_within(APERTURE_PX)
-    if len(lacking):
-        lacking -= flux * np.nanmedian(lacking / flux)
+    share = psf.share_within(APERTURE_PX)
+    lacking = _sums(np.nan_to_num(stack) - seen_again, x, y) / share
+    by_network, by_stack = NETWORK_FLUX_ERROR * flux, noise_adu * np.linalg.norm(_aperture()) / share
+    known = by_network > by_stack
+    if known.any():
+        lacking -= flux * np.nanmedian((lacking / flux)[known])
+    lacking *= by_network**2 / (by_network**2 + by_stack**2)
     shape = image.shape
     stars = splat(shape, x, y, np.nan_to_num(lacking))
     return image + blur(stars, target_otf(shape, target_fwhm_px) / splat_otf(shape))

@@ -143,11 +143,12 @@ def _close(
     x, y = aligned.stars.x[unsaturated], aligned.stars.y[unsaturated]
     closed, before, after = [], [], []
     for image, stack in zip(clean, stacks):
-        flux, snr = stars_in_stack(stack.mean, float(np.nanmin(stack.noise)), psf, x, y)
+        noise_adu = float(np.nanmin(stack.noise))
+        flux, snr = stars_in_stack(stack.mean, noise_adu, psf, x, y)
         bright, brightest = snr > CLOSING_SNR, snr > CHECKING_SNR
         again = reblurred(image, aligned.psfs, weights, target_fwhm_px)
         places = x[bright], y[bright], flux[bright]
-        closed.append(close_fluxes(image, stack.mean, again, psf, *places, target_fwhm_px))
+        closed.append(close_fluxes(image, stack.mean, again, psf, *places, noise_adu, target_fwhm_px))
         before.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
         again = reblurred(closed[-1], aligned.psfs, weights, target_fwhm_px)
         after.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stackd.imaging.closure import check_fluxes, close_fluxes, mean_psf, reblurred, stars_in_stack, widened
+from stackd.imaging.closure import (
+    APERTURE_PX,
+    NETWORK_FLUX_ERROR,
+    RING_PX,
+    check_fluxes,
+    close_fluxes,
+    mean_psf,
+    reblurred,
+    stars_in_stack,
+    widened,
+)
 from stackd.imaging.psf import Psf
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
@@ -120,11 +130,11 @@ def test_the_mean_psf_is_the_stacks_own(sky: Sky) -> None:
     np.testing.assert_allclose(snr * 3.0 * 1.5 * psf.fwhm_px, flux)
 
 
-def closed_again(sky: Sky, wrong: Sky, psf: Psf) -> tuple[NDArray, NDArray]:
+def closed_again(sky: Sky, wrong: Sky, psf: Psf, noise_adu: float = 0.01) -> tuple[NDArray, NDArray]:
     """The wrong sky's picture closed on the true sky's stack, and that as the stack would show it."""
     flux = stars_in_stack(plain_stack(sky), 3.0, psf, sky.x, sky.y)[0]
     closed = close_fluxes(
-        wrong.truth(TARGET_PX)[0], plain_stack(sky), seen_again(wrong), psf, sky.x, sky.y, flux, TARGET_PX
+        wrong.truth(TARGET_PX)[0], plain_stack(sky), seen_again(wrong), psf, sky.x, sky.y, flux, noise_adu, TARGET_PX
     )
     return closed, reblurred(closed, PSFS, WEIGHTS, TARGET_PX)
 
@@ -153,6 +163,25 @@ def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     far = np.min([np.hypot(y - b, x - a) for a, b in zip(sky.x, sky.y)], axis=0) > 8
     assert np.abs(closed - picture)[far].max() < 5e-4 * picture.max()
+
+
+def test_a_noisy_stack_is_believed_less(sky: Sky) -> None:
+    """Every third star without a tenth of its light. Where the stack's noise in an aperture is as much as the network's
+    own error, half of it is given back; where it is ten times that, hardly any."""
+    psf, dimmed = mean_psf(PSFS, WEIGHTS), slice(0, None, 3)
+    pixels = np.pi * APERTURE_PX**2 * (1 + APERTURE_PX**2 / (RING_PX[1] ** 2 - RING_PX[0] ** 2))
+    equal = NETWORK_FLUX_ERROR * float(np.median(sky.flux[0, dimmed])) / np.sqrt(pixels)
+
+    left = []
+    for noise_adu in (0.01, equal, 10 * equal):
+        _, again = closed_again(sky, some_wrong(sky, 0.9), psf, noise_adu)
+        check = check_fluxes(plain_stack(sky), again, sky.x[dimmed], sky.y[dimmed], sky.flux[0, dimmed])
+        assert check is not None
+        left.append(check.change_mag)
+
+    assert abs(left[0]) < 0.01
+    assert left[1] == pytest.approx(left[2] / 2, rel=0.3)
+    assert left[2] == pytest.approx(-2.5 * np.log10(0.9), abs=0.015)
 
 
 def test_stars_need_no_true_psf(sky: Sky) -> None:
