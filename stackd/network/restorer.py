@@ -71,16 +71,17 @@ class Restorer:
                 def view_done(share: float, before: int = k * orientations + n) -> None:
                     tile_done((before + share) / views)
 
-                turned = _turned(channels, quarters, mirrored)
-                for total, seen in zip((picture, sigma), self._whole(turned, bank.conditions, view_done)):
-                    total += _turned_back(seen, quarters, mirrored) / np.float32(orientations)
+                seen, *totals = (_held(image, quarters, mirrored) for image in (channels, picture, sigma))
+                self._add(seen, bank.conditions, *totals, view_done)
+            picture /= orientations
+            sigma /= orientations
             unit = np.float32(bank.unit_adu)
             out.append(Restored(picture * unit + np.float32(bank.floor_adu), sigma * unit))
         return out
 
-    def _whole(self, channels: Image, conditions, tile_done) -> tuple[Image, Image]:
-        height, width = channels.shape[:2]
-        picture, sigma = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
+    def _add(self, channels: Image, conditions, picture: Image, sigma: Image, tile_done) -> None:
+        """Add what the network says of these maps (H, W, CHANNELS) to a picture and its error (H, W)."""
+        height, width = picture.shape
         tile_px = _tile_px(height, width)
         inner = slice(architecture.HALO_PX, tile_px - architecture.HALO_PX)
         tiles = list(_tiles(height, width, _step_px(tile_px)))
@@ -88,10 +89,9 @@ class Restorer:
             tile = _cut(channels, rows.start, columns.start, tile_px)
             restored, log_sigma = self._call(tile[None], conditions[None])
             size = rows.stop - rows.start, columns.stop - columns.start
-            picture[rows, columns] = restored.numpy()[0, inner, inner][: size[0], : size[1]]
-            sigma[rows, columns] = self._honest(log_sigma.numpy()[0, inner, inner][: size[0], : size[1]])
+            picture[rows, columns] += restored.numpy()[0, inner, inner][: size[0], : size[1]]
+            sigma[rows, columns] += self._honest(log_sigma.numpy()[0, inner, inner][: size[0], : size[1]])
             tile_done((n + 1) / len(tiles))
-        return picture, sigma
 
     def _honest(self, log_sigma: Image) -> Image:
         """The claimed error put right by what simulated nights showed: never less than the least that was real there;
@@ -100,14 +100,10 @@ class Restorer:
         return np.exp(np.interp(log_sigma, self._claimed, self._real) + excess).astype(np.float32)
 
 
-def _turned(image: Image, quarters: int, mirrored: bool) -> Image:
-    """A view of (H, W, ...), turned by so many quarters and then mirrored top to bottom."""
+def _held(image: Image, quarters: int, mirrored: bool) -> Image:
+    """A view of (H, W, ...), turned by so many quarters and then mirrored top to bottom; writing to it turns back."""
     turned = np.rot90(image, quarters)
     return turned[::-1] if mirrored else turned
-
-
-def _turned_back(image: Image, quarters: int, mirrored: bool) -> Image:
-    return np.rot90(image[::-1] if mirrored else image, -quarters)
 
 
 def _tile_px(height: int, width: int) -> int:
