@@ -45,6 +45,25 @@ def test_fluxes_count_beyond_noise_and_accuracy(truth: np.ndarray) -> None:
     assert value(losses.flux_error(truth, moved)) > 0
 
 
+def test_one_star_counts_beside_much_sky(rng: np.random.Generator) -> None:
+    """The only star of a wide sky, made 2 % too faint, is worse than noise on all of that sky."""
+    truth = np.zeros((1, 96, 96), np.float32)
+    truth[0, 47:50, 47:50] = 400
+    noisy = truth + rng.normal(0, 0.4, truth.shape).astype(np.float32)
+
+    assert value(losses.flux_error(truth, 0.98 * truth)) > value(losses.flux_error(truth, noisy))
+
+
+def test_a_picture_is_judged_from_its_own_sky(truth: np.ndarray, rng: np.random.Generator) -> None:
+    """An error counts alike wherever the sky's level lies, and a wrong level is an error."""
+    error = rng.normal(0, 0.3, truth.shape).astype(np.float32)
+
+    low, high = (value(losses.fidelity(truth + level, truth + level + error)) for level in (0, 40))
+
+    assert np.isclose(low, high, rtol=1e-3)
+    assert value(losses.fidelity(truth + 40, truth + 40)) < value(losses.fidelity(truth + 40, truth + 40.2))
+
+
 def test_easy_skies_count_nearly_like_hard_ones() -> None:
     """Halving a tenth of the error helps at least a third as much as halving all of it: PSNR is a logarithm too."""
     rng = np.random.default_rng(3)
