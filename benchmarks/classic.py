@@ -18,7 +18,7 @@ from stackd.imaging.fuse import fuse
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import combine, find_outliers
 from stackd.jobs.classic import compare, split
-from stackd.jobs.pipeline import load_restorer
+from stackd.jobs.loading import load_restorer
 from stackd.network.classic import apply_classic, build_classic
 from stackd.network.restorer import Restorer
 from stackd.network.weights import set_weights

@@ -82,7 +82,7 @@ def once(config: Config = None, as_json: AsJson = False) -> None:
         daemon = Daemon(settings, hear=hear, on_progress=on_progress)
         try:
             daemon.once()
-            trouble = daemon.turn.inbox_trouble or daemon.turn.trouble
+            trouble = daemon.turn.inbox_trouble or daemon.turn.trouble or daemon.turn.unread
         finally:
             daemon.close()
     if trouble or any(outcome.verdict not in ("done", "duplicate", "handed back") for outcome in outcomes):
@@ -200,7 +200,7 @@ def train(
     pictures: Annotated[Path | None, typer.Option(help="Clean pictures; none: simulated skies alone.")] = None,
     preset: Annotated[str | None, typer.Option(help="Network and recipe.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.0, help="Length of the run in minutes.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Length of the run in minutes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of data, weights and order.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     from_current: Annotated[bool, typer.Option("--from-current", help="Start from the current model.")] = False,
@@ -226,7 +226,7 @@ def train(
         pictures=pictures or settings.train.pictures,
         preset=chosen,
         steps=steps,
-        minutes=minutes or settings.train.minutes,
+        minutes=settings.train.minutes if minutes is None else minutes,
         seed=settings.train.seed if seed is None else seed,
         resume=resume,
         keep=settings.train.keep,
@@ -318,3 +318,7 @@ def _exit_with_code(command: typer.Typer) -> None:
         for line in str(error).splitlines():
             print(f"stackd: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        what_to_do = "run this as the user that the service runs as, or let this one in"
+        print(f"stackd: {error.filename}: {error.strerror}; {what_to_do}", file=sys.stderr)
+        sys.exit(1)

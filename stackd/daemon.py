@@ -5,33 +5,18 @@ next scan is due. Watching only rings the bell: events are a hint, the scan is t
 supervisor loads neither TensorFlow nor astropy.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from loguru import logger
-from watchdog.events import (
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
-from watchdog.observers import Observer
-from watchdog.observers.polling import PollingObserver
 
-from stackd import announce, status
+from stackd import announce, logs, status
 from stackd.disk import outbox
 from stackd.disk.ledger import Ledger
 from stackd.disk.lock import Lock
@@ -41,107 +26,10 @@ from stackd.jobs.runner import Limits, OnProgress, WorkerRunner
 from stackd.jobs.worker import Work, WorkerStart
 from stackd.settings import Settings
 from stackd.turn import Turn
+from stackd.watcher import Bell, Watcher
 
 LONGEST_SLEEP_S = 1.0  # deadlines, dead watchers and systemd's watchdog are looked after so often
 SHORTEST_SCAN_GAP_S = 0.5  # a rain of events makes no rain of scans
-POLL_INTERVAL_S = 2.0  # of set.watch = "poll"
-# What wakes us. Not that a file was opened or closed unchanged: our own reading would, ten thousand times a flood.
-_NEWS: list[type[FileSystemEvent]] = [
-    *(FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileDeletedEvent, FileClosedEvent),
-    *(DirCreatedEvent, DirMovedEvent, DirDeletedEvent),
-]
-
-
-class Bell:
-    """Wakes the loop from any thread or signal handler; rings are not counted."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def fileno(self) -> int:
-        """For `multiprocessing.connection.wait`."""
-        return self._read
-
-    def ring(self) -> None:
-        """Wake the loop; a full pipe has rung enough."""
-        with suppress(BlockingIOError):
-            os.write(self._write, b"!")
-
-    def hush(self) -> bool:
-        """Whether it rang since the last time."""
-        with suppress(BlockingIOError):
-            return bool(os.read(self._read, 65536))
-        return False
-
-    def close(self) -> None:
-        """Give the pipe back."""
-        os.close(self._read)
-        os.close(self._write)
-
-
-class Watcher:
-    """File events ring the bell. Rebuilt when any part of it is dead or the inbox is another folder.
-
-    watchdog's own `is_alive` stays true when an emitter has died, so each is asked.
-    """
-
-    def __init__(self, inbox: Path, mode: str, bell: Bell) -> None:
-        self._inbox, self._mode = inbox, mode
-        self._handler = _Ring(bell)
-        self._observer: Any = None
-        self._watched: tuple[int, int] | None = None
-
-    def keep_alive(self) -> str:
-        """Start or rebuild what is dead; gives "events", "poll" or "scans alone"."""
-        there = self._identity()
-        healthy = (
-            self._observer is not None
-            and self._observer.is_alive()
-            and all(emitter.is_alive() for emitter in self._observer.emitters)
-            and there == self._watched
-        )
-        if not healthy:
-            self._rebuild(there)
-        return "scans alone" if self._observer is None else {"poll": "poll"}.get(self._mode, "events")
-
-    def close(self) -> None:
-        """Stop watching."""
-        if self._observer is not None:
-            self._observer.stop()
-            self._observer.join(5.0)
-            self._observer = None
-
-    def _rebuild(self, there: tuple[int, int] | None) -> None:
-        if self._observer is not None:
-            logger.warning("the inbox is no longer watched; the watch is built anew")
-        self.close()
-        self._watched = there
-        if there is None:
-            return
-        observer: Any = PollingObserver(timeout=POLL_INTERVAL_S) if self._mode == "poll" else Observer()
-        try:
-            observer.schedule(self._handler, str(self._inbox), recursive=True, event_filter=_NEWS)
-            observer.start()
-        except OSError as error:  # no inotify watches left, or the inbox went again
-            logger.warning("the inbox cannot be watched, scans alone find new files: {}", error)
-            return
-        self._observer = observer
-
-    def _identity(self) -> tuple[int, int] | None:
-        with suppress(OSError):
-            found = os.stat(self._inbox)
-            return found.st_dev, found.st_ino
-        return None
-
-
-class _Ring(FileSystemEventHandler):
-    """Does as little as can be: an error in a handler would end watchdog's thread silently."""
-
-    def __init__(self, bell: Bell) -> None:
-        self._bell = bell
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        self._bell.ring()
 
 
 class Daemon:
@@ -287,6 +175,8 @@ class Daemon:
             logger.warning("new folders and set.watch are taken up at the next start only")
             kept = new.set.model_copy(update={"watch": self.settings.set.watch})
             new = new.model_copy(update={"folders": self.settings.folders, "set": kept})
+        if new.log != self.settings.log:
+            logs.configure(new.log.level, new.folders.outbox, new.log.keep_days)
         self.settings = new
         self.turn.adopt(new)
         self._runner.adopt(*_worker_rules(new, self._work))
@@ -297,6 +187,7 @@ class Daemon:
             if self._hear is not None:
                 self._hear(outcome)
             announce.notify(self.settings.notify.command, self.settings.notify.timeout_s, outcome)
+            self._systemd.ping(time.monotonic())  # several slow commands are not a hang
         if outcomes and self.settings.metrics.textfile is not None:
             try:
                 free_mb = outbox.free_mb(self.settings.folders.outbox)

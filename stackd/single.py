@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from stackd.disk import models, outbox
 from stackd.disk.inbox import scan
 from stackd.errors import ConfigError, ModelError, OutputError, SetError
-from stackd.jobs.assembly import Problem
 from stackd.jobs.delivery import what_to_restore
 from stackd.jobs.grouping import FrameOf, in_order
 from stackd.jobs.runner import OnProgress, SerialRunner
@@ -34,21 +35,19 @@ class Found:
 
 def find_frames(paths: Sequence[Path], settings: Settings, runner: SerialRunner) -> Found:
     """Look at the headers of the named files, or of the captures in a named folder. Raises ConfigError."""
-    files = _files(paths)
+    files, folders = _files(paths), {path.absolute() for path in paths}
     runner.probe([str(path) for path in files], settings.limits.model_dump())
     frames: list[FrameOf] = []
     problems: list[SetError] = []
     left_out: list[str] = []
     for probed in runner.probed():
         path, found = Path(probed.path), probed.found
-        if isinstance(found, FrameFacts) and found.image_type != "light" and path.parent in paths:
-            left_out.append(f"{path}: a {found.image_type} frame")
+        if isinstance(found, FrameFacts) and found.image_type != "light" and path.parent in folders:
+            left_out.append(f"{path}: a {found.image_type} frame; sets are made of lights")
         elif isinstance(found, FrameFacts):
             frames.append((Sighting(probed.path, path.stat().st_size, path.stat().st_mtime_ns, 0), found))
-        elif isinstance(found, Problem):
-            problems.append(SetError(found.reason, file=probed.path, remedy=found.remedy))
         else:
-            problems.append(SetError("cannot be read", file=probed.path, remedy="check the disk and the permissions"))
+            problems.append(SetError(found.reason, file=probed.path, remedy=found.remedy))
     ordered = in_order(frames)
     if ordered or not problems:
         named = [(Path(sighting.path).name, facts) for sighting, facts in ordered]
@@ -76,6 +75,8 @@ def restore(
         raise ConfigError(f"{out}: is there already and not an empty folder; name another one with --out")
     runner = SerialRunner(work or Work(), lambda digest: None, on_progress)
     found = find_frames(paths, settings, runner)
+    for words in found.left_out:
+        logger.info("left out: {}", words)
     if found.problems:
         raise SetError("\n".join(str(problem) for problem in found.problems))
     try:

@@ -20,6 +20,7 @@ from stackd.jobs import archive
 from stackd.jobs.assembly import Assembler, Assembly, Problem, Rules
 from stackd.jobs.delivery import Claim, Delivery, Outcome
 from stackd.jobs.runner import Runner
+from stackd.jobs.worker import Probed
 from stackd.records import FrameFacts, Sighting
 from stackd.settings import Settings
 
@@ -86,6 +87,11 @@ class Turn:
         return quiet and self.claimed is None and not self.runner.looking and not self._asked and not self._claimable()
 
     @property
+    def unread(self) -> bool:
+        """Whether the disk refuses some file of the inbox for now."""
+        return any(isinstance(found, Problem) and found.passing for found in self._facts.values())
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What is not as it should be while the work goes on."""
         return tuple(one for one in (self.report_trouble, self._delivery.model_trouble) if one)
@@ -114,12 +120,9 @@ class Turn:
         self.trouble = Trouble(what, now_s + PAUSE_S)
 
     def _collect(self, now_s: float) -> None:
-        for probed in self.runner.probed():
-            sighting = self._asked.pop(probed.path, None)
-            if sighting is not None and probed.found is not None:
-                self._facts[sighting] = probed.found
-            if not self._asked:
-                self.next_scan_s = min(self.next_scan_s, now_s)
+        news = [probed for probed in self.runner.probed() if self._is_news(probed)]
+        if news and not self._asked:
+            self.next_scan_s = min(self.next_scan_s, now_s)
         for report in self.runner.finished():
             claim, self.claimed = self.claimed, None
             if claim is None:
@@ -131,6 +134,16 @@ class Turn:
                 self._pause(outcome.reason, now_s)
         if self.settings.set.after == "archive" and self.trouble is None:
             archive.move_finished(self.settings.folders, self._ledger)
+
+    def _is_news(self, probed: Probed) -> bool:
+        """Take in what was read of a file; what the disk refuses again and again is told once and hurries nobody."""
+        sighting, found = self._asked.pop(probed.path, None), probed.found
+        if sighting is None or self._facts.get(sighting) == found:
+            return False
+        self._facts[sighting] = found
+        if isinstance(found, Problem) and found.passing:
+            logger.warning("{}: {}; it is tried again at every scan: {}", probed.path, found.reason, found.remedy)
+        return True
 
     def _let_go(self, claim: Claim, outcome: Outcome, now_s: float) -> None:
         """A set that ended is no longer complete; the inbox is scanned anew only where its end may come from there.

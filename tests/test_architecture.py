@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     **dict.fromkeys(("", "errors", "records", "settings", "logs"), 0),
     "imaging": 1, "network": 2, "disk": 3, "jobs": 4,
-    **dict.fromkeys(("daemon", "turn", "announce", "status", "single", "inspection"), 5),
+    **dict.fromkeys(("daemon", "watcher", "turn", "announce", "status", "single", "inspection"), 5),
     **dict.fromkeys(("cli", "cli_models", "__main__"), 6),
 }  # fmt: skip
 ROOMS = ("imaging", "network", "disk", "jobs")
@@ -37,7 +37,7 @@ ONLY_IN = {
     "tifffile": ("disk",),
     "sqlite3": ("disk",),
     "safetensors": ("disk",),
-    "watchdog": ("daemon",),
+    "watchdog": ("watcher",),
     "typer": ("cli", "cli_models"),
     "rich": ("cli",),
     "sdnotify": ("announce",),
@@ -204,5 +204,12 @@ def test_the_supervisor_stays_small(module_of_the_service: str, tmp_path: Path) 
         "heavy = {'tensorflow', 'keras', 'astropy', 'cv2', 'PIL', 'numpy', 'safetensors'}\n"
         "print('loaded:', *sorted(heavy & set(sys.modules)))"
     )
+
+    assert run_python(source, tmp_path, {}).splitlines()[-1] == "loaded:"
+
+
+def test_the_plain_stack_needs_no_network(tmp_path: Path) -> None:
+    """A worker that only stacks (restore.network = false) never loads TensorFlow."""
+    source = "import sys, stackd.jobs.pipeline\nprint('loaded:', *sorted({'tensorflow', 'keras'} & set(sys.modules)))"
 
     assert run_python(source, tmp_path, {}).splitlines()[-1] == "loaded:"

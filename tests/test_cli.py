@@ -1,6 +1,8 @@
 """Commands, exit codes, and that none loads TensorFlow without need."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -104,6 +106,25 @@ def test_errors_become_exit_codes(error: StackdError, code: int, capsys: pytest.
     assert capsys.readouterr() == ("", "stackd: x\n")
 
 
+def test_what_this_user_may_not_read_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """`stackd status` by somebody else than the service's user: a line and exit 1, no traceback."""
+
+    def refused() -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/var/lib/stackd/lock")
+
+    with pytest.raises(SystemExit) as end:
+        cli._exit_with_code(refused)
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("stackd: /var/lib/stackd/lock: Permission denied; ")
+    assert said.count("\n") == 1
+
+
+def test_no_training_lasts_no_time(call: Callable[..., Any]) -> None:
+    """Zero minutes are a slip, not thirty."""
+    assert call("--minutes", "0", app=cli.train_app).exit_code == 2
+
+
 def test_usage_and_config_errors_end_with_2(here: Path) -> None:
     """All problems at once, nothing on stdout."""
     (here / "config.toml").write_text("[set]\nframs = 8\n[limit]\n")
@@ -132,6 +153,16 @@ def test_check_says_everything_at_once(call: Callable[..., Any], here: Path) -> 
     assert "size differs" in result.stdout
     assert sorted(here.rglob("*")) == before
     assert "no such file" in call("check", "missing").stdout
+
+
+def test_check_passes_over_calibration_frames_however_the_folder_is_named(call: Callable[..., Any], here: Path) -> None:
+    """A dark among a folder's lights is left out, as the daemon leaves it out; the lights are a good set."""
+    for n in range(8):
+        write_capture(here / "set" / f"{n}.fits", n, IMAGETYP="Light Frame")
+    write_capture(here / "set" / "dark.fits", 9, IMAGETYP="Dark Frame")
+
+    assert call("check", "set").stdout == call("check", str(here / "set")).stdout
+    assert "dark" not in call("check", "set").stdout
 
 
 def test_status_knows_what_waits_runs_and_failed(call: Callable[..., Any], here: Path) -> None:

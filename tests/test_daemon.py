@@ -1,5 +1,6 @@
 """The daemon's process: wakes, watches, re-reads its config, tells systemd, stops politely, is alone."""
 
+import errno
 import os
 import shutil
 import signal
@@ -13,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 from standin import WORK, write_frame
+from watchdog.observers.api import BaseObserver
 
-from stackd.daemon import Bell, Daemon, Watcher
+from stackd import watcher as watching
+from stackd.daemon import Daemon
 from stackd.errors import ConfigError, InstanceError
 from stackd.settings import Settings, load
+from stackd.watcher import Bell, Watcher
 from tests.campaigns.house import CHILD
 
 CONFIG = "[set]\nsettle_s = 0.2\nscan_interval_s = {scan}\n[restore]\nnetwork = false\n[limits]\nstop_timeout_s = 2.0\n"
@@ -236,6 +241,34 @@ def test_without_an_inbox_the_scans_go_on(tmp_path: Path, bell: Bell) -> None:
     watcher = Watcher(tmp_path / "inbox", "auto", bell)
     assert watcher.keep_alive() == "scans alone"
     (tmp_path / "inbox").mkdir()
+    assert watcher.keep_alive() == "events"
+    watcher.close()
+
+
+def test_a_watch_that_the_kernel_refuses_is_told_once(
+    tmp_path: Path, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No inotify watch is left: the scans go on, the log stays quiet, and in time the watch is asked for again."""
+
+    def none_left(observer: Any) -> None:
+        tries.append(observer)
+        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    tries: list[Any] = []
+    told: list[str] = []
+    (tmp_path / "inbox").mkdir()
+    watcher = Watcher(tmp_path / "inbox", "auto", bell)
+    sink = logger.add(told.append, level="WARNING", format="{message}")
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseObserver, "start", none_left)
+        assert {watcher.keep_alive() for _ in range(100)} == {"scans alone"}
+        assert len(tries) == 1
+        patched.setattr(watching, "REBUILD_S", 0.0)
+        watcher._next_build_s = 0.0
+        assert {watcher.keep_alive() for _ in range(100)} == {"scans alone"}
+        assert len(tries) > 2
+    logger.remove(sink)
+    assert len(told) == 1
     assert watcher.keep_alive() == "events"
     watcher.close()
 

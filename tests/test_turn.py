@@ -309,6 +309,41 @@ def test_a_frame_replaced_during_the_work_voids_the_result(house: House, monkeyp
     assert house.pass_time(30.0) == ["M27 done"]
 
 
+def test_a_frame_that_the_disk_refuses_waits_and_is_told_once(house: House, tmp_path: Path) -> None:
+    """No permission, a sick disk: looked at again scan by scan, not without a pause; the set goes on when it passes."""
+    told: list[str] = []
+    sink = logger.add(told.append, level="WARNING", format="{message}")
+    passed = tmp_path / "passed"
+    looks: list[str] = []
+    probe = house.runner.probe
+    house.runner.probe = lambda paths, limits: (looks.extend(paths), probe(paths, limits))[1]  # type: ignore[method-assign]
+    house.drop("M27", look="refused", until=str(passed))
+
+    assert house.pass_time(120.0) == []
+    logger.remove(sink)
+    assert len([line for line in told if "0.fits: cannot be read for now: Permission denied" in line]) == 1
+    assert 8 <= len([path for path in looks if path.endswith("/0.fits")]) <= 30
+    assert house.turn.idle()
+    assert house.turn.unread
+    [waiting] = house.turn.assembly.waiting
+    assert "Permission denied" in waiting.reason
+
+    passed.touch()
+    assert house.pass_time(30.0) == ["M27 done"]
+    assert not house.turn.unread
+
+
+def test_a_clock_that_was_a_day_ahead_delays_nothing(house: House, tmp_path: Path) -> None:
+    """A try put off before the clock was set right does not wait for the wrong day."""
+    house.clock_s += 86_400.0
+    house.drop("M27", do="bad disk", until=str(tmp_path / "passed"))
+    assert house.pass_time(15.0) == ["M27 retry"]
+    (tmp_path / "passed").touch()
+    house.delivery._now = lambda: house.clock_s - 86_400.0
+
+    assert house.pass_time(60.0) == ["M27 done"]
+
+
 def test_a_vanished_inbox_deletes_nothing_and_comes_back(house: House) -> None:
     """A mount that goes is no reason to forget anything."""
     house.drop("M27")

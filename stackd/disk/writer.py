@@ -2,7 +2,7 @@
 
 Takes the images and the story of one restored set, gives result.json's content. Array order never
 changes; only pictures for people (PNG, JPEG, report) are turned right way up. Knows nothing of
-where the folder goes next: making it durable and visible is the outbox's work.
+where the folder goes next: making it visible is the outbox's work.
 """
 
 import json
@@ -18,6 +18,7 @@ import tifffile
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from stackd.disk.durable import sync
 from stackd.disk.embed import encode
 from stackd.disk.fits_header import BLOCK_BYTES
 from stackd.disk.frame import Image
@@ -84,6 +85,8 @@ def write_result(staging: Path, product: Product) -> dict[str, Any]:
         _write_preview(staging / "preview.jpg", product, stretch)
         (staging / "report.html").write_text(render_report(product, content, stretch), "utf-8")
         write_manifest(staging, content)
+        for file in staging.iterdir():
+            sync(file)  # here, where it may take minutes: the supervisor's own sync must not keep the watchdog waiting
     except OSError as error:
         raise as_output_error(error) from error
     return content

@@ -19,7 +19,6 @@ from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
 from stackd.jobs.align import Aligned
 from stackd.jobs.restore import AnyRestorer, Picture
-from stackd.network.restorer import Restorer
 from stackd.records import Job
 
 
@@ -66,7 +65,7 @@ def account_for(
 
 def _star_width_px(aligned: Aligned, figures: dict[str, Any], restorer: AnyRestorer | None, wanted_px: float) -> float:
     """FWHM of the result's stars: as asked for, or as the plain stack's; NaN where nobody knows."""
-    if isinstance(restorer, Restorer) and aligned.psfs:
+    if restorer is not None and restorer.knows_stars and aligned.psfs:
         return max(restorer.target_fwhm_px, wanted_px)
     return figures["stack_fwhm_px"] or math.nan
 

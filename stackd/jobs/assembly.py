@@ -47,7 +47,7 @@ class Assembly:
     waiting: tuple[Waiting, ...] = ()
     spoiled: tuple[Spoiled, ...] = ()
     unused: tuple[Unused, ...] = ()
-    needs_facts: tuple[Sighting, ...] = ()  # settled, in no past set, and not yet in `facts`
+    needs_facts: tuple[Sighting, ...] = ()  # settled, in no past set, not yet in `facts` or to be looked at again
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,12 @@ class Assembler:
             else:
                 awaited = "has still to be read" if settled else "has still to settle"
                 pile.pending.append(Pending(path, found.reason if found else awaited))
-                if settled and found is None:
+                if settled and (found is None or found.passing):
                     needs_facts.append(sighting)
         return piles
 
     def _is_final(self, problem: Problem, quiet_s: float) -> bool:
-        return problem.finished or quiet_s >= PATIENCE_SETTLES * self.rules.settle_s
+        return not problem.passing and (problem.finished or quiet_s >= PATIENCE_SETTLES * self.rules.settle_s)
 
     def _groups_of(self, folder: str, pile: Group) -> list[Group]:
         """A folder is one group; loose frames are split by what they are, and each bad file stands alone."""

@@ -30,11 +30,12 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a settled file could not be read. From SetError (finished) or reader.Unfinished (not)."""
+    """Why a settled file could not be read. From SetError (finished) or reader.Unfinished (not), or the disk's word."""
 
     reason: str
     remedy: str = ""
     finished: bool = True  # False: shorter than its header declares, so it may still be growing
+    passing: bool = False  # the disk refused: says nothing of the file, so it is looked at again at every scan
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,9 +105,14 @@ class Delivery:
                 self._ledger.give_back(entry.identity, reason, self._now(), self._now(), counted=counted)
 
     def is_due(self, capture_set: CaptureSet) -> bool:
-        """Whether a set may be worked on now: never was, or its time for another try has come."""
+        """Whether a set may be worked on now: never was, or its time for another try has come.
+
+        A time further away than any wait can be was set while the clock was wrong.
+        """
         entry = self._ledger.entry(identity_of(capture_set.frames))
-        return entry is None or (entry.state == RETRY and entry.next_try_s <= self._now())
+        if entry is None:
+            return True
+        return entry.state == RETRY and not 0 < entry.next_try_s - self._now() <= LONGEST_DELAY_S
 
     def claim(self, capture_set: CaptureSet, model: str) -> Claim | None:
         """Count an attempt and make its staging folder; None if the set's turn has not come.

@@ -26,7 +26,7 @@ from stackd.imaging.panels import liveliest, side_by_side
 from stackd.imaging.preview import find_stretch
 from stackd.imaging.truth import matched, psnr_db, seen_from, star_width_px
 from stackd.records import FrameFacts
-from stackd.settings import FolderSettings, MetricsSettings, NotifySettings, SetSettings, Settings
+from stackd.settings import FolderSettings, MetricsSettings, NotifySettings, RestoreSettings, SetSettings, Settings
 
 SET_NAME = "demo-nebula"
 SKY_SEED, NIGHT_SEED = 11, 34  # a sky worth looking at; a night with one trail and one cloud
@@ -102,13 +102,16 @@ def run(out: Path, settings: Settings, turn: Turn) -> Iterator[str]:
 
 
 def settings_for(out: Path, settings: Settings) -> Settings:
-    """The same settings with every folder but the model store in `out`; nobody is notified of a demo."""
-    names = {name: out / name for name in ("inbox", "outbox", "quarantine", "archive")}
-    folders = FolderSettings(**names, state=out / ".stackd", models=settings.folders.models)
-    quick = SetSettings(settle_s=0.2, scan_interval_s=1.0)
-    return settings.model_copy(
-        update={"folders": folders, "set": quick, "notify": NotifySettings(), "metrics": MetricsSettings()}
-    )
+    """The same settings with every folder in `out`, and so the shipped model; nobody is notified of a demo."""
+    names = {name: out / name for name in ("inbox", "outbox", "quarantine", "archive", "models")}
+    own = {
+        "folders": FolderSettings(**names, state=out / ".stackd"),
+        "set": SetSettings(settle_s=0.2, scan_interval_s=1.0),
+        "restore": settings.restore.model_copy(update={"model": RestoreSettings().model}),
+        "notify": NotifySettings(),
+        "metrics": MetricsSettings(),
+    }
+    return settings.model_copy(update=own)
 
 
 def simulate() -> Night:

@@ -11,19 +11,16 @@ from typing import Any
 
 from loguru import logger
 
-from stackd.disk import model_store, models
 from stackd.disk.frame import Frame
 from stackd.disk.inbox import read_once
 from stackd.disk.reader import Useless, read_frame
 from stackd.disk.writer import write_result
-from stackd.errors import ModelError, SetError
+from stackd.errors import SetError
 from stackd.imaging.stack import Stack, combine, find_outliers
 from stackd.jobs.account import LeftOut, account_for
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.restore import AnyRestorer, restore
 from stackd.jobs.validate import problems_of
-from stackd.network.classic import ClassicRestorer
-from stackd.network.restorer import Restorer
 from stackd.records import FrameFacts, Job
 
 ProgressCall = Callable[[str, float], None]
@@ -45,19 +42,6 @@ def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> d
     progress("write", 0.9)
     product = account_for(job, frames, left_out, aligned, stacks, picture, restorer, (started_at, _now()))
     return write_result(Path(job.staging), product)
-
-
-def load_restorer(model_folder: str) -> AnyRestorer:
-    """The network of a model version's folder, verified. Raises ModelError."""
-    card, weights = model_store.load_weights(models.at_path(Path(model_folder)))
-    try:
-        kind = card["architecture"].get("kind", "unet")
-        return (ClassicRestorer if kind == "classic" else Restorer)(card, weights)
-    except ModelError as error:
-        raise ModelError(f"{model_folder}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise ModelError(f"{model_folder}: its card describes no network that can be built here ({what})") from error
 
 
 def _read(job: Job, progress: ProgressCall) -> tuple[list[Frame], list[LeftOut]]:
@@ -87,7 +71,7 @@ def _read(job: Job, progress: ProgressCall) -> tuple[list[Frame], list[LeftOut]]
 
 def _check(frames: Sequence[Frame], job: Job, restorer: AnyRestorer | None) -> None:
     """Before the long work. Raises SetError."""
-    if isinstance(restorer, ClassicRestorer):
+    if restorer is not None and not restorer.knows_stars:
         restorer.refuse_other_than_eight(len(frames))
     named = [(Path(f.path).name, f.facts) for f in frames]
     problems = problems_of(named, exposure_tolerance=job.restore["exposure_tolerance"])

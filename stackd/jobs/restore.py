@@ -7,7 +7,7 @@ falls back towards the plain stack. Knows no files.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,16 +28,21 @@ from stackd.imaging.psf import Psf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
 from stackd.jobs.align import Aligned
-from stackd.network.classic import ClassicRestorer
-from stackd.network.restorer import Restorer
 
 ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
 AFFORDABLE_PX = 48_000_000  # of all bands and orientations together: the network's work of a minute on two cores
 COMMON_MARGIN = 3.0  # what all stars have in common may be the wings' fault: it may be so many times the tolerance
-AnyRestorer = Restorer | ClassicRestorer
 CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
+
+
+class AnyRestorer(Protocol):
+    """`network.restorer.Restorer` or `network.classic.ClassicRestorer`, whose modules load TensorFlow: a set that takes
+    no network must not need them."""
+
+    card: dict[str, Any]
+    knows_stars: bool  # is told their shapes and gives an error; the network of 2019 sees frames alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ def restore(
     plain_sigma = np.stack([s.noise * np.maximum(s.spread, 1) for s in stacks])
     if restorer is None:
         return Picture(plain, plain_sigma, plain, 0.0, 0, None, None)
-    if isinstance(restorer, ClassicRestorer):
+    if not restorer.knows_stars:
         clean = np.stack([restorer.restore_frames(frames) for frames in aligned.bands])
         return Picture(
             np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, 1, None, None, (CLASSIC_WARNING,)
@@ -182,7 +187,7 @@ def _allowed_strength(
     ]
 
 
-def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:
+def _outside_training(aligned: Aligned, restorer: AnyRestorer) -> list[str]:
     """What of this set the model has never seen the like of."""
     known = restorer.card["trained_range"]
     figures = {
@@ -199,7 +204,7 @@ def _outside_training(aligned: Aligned, restorer: Restorer) -> list[str]:
     return out
 
 
-def _fuse(aligned: Aligned, stacks: list[Stack], restorer: Restorer) -> list[Bank]:
+def _fuse(aligned: Aligned, stacks: list[Stack], restorer: AnyRestorer) -> list[Bank]:
     return [
         fuse(frames, noise, stack, aligned.psfs, restorer.target_fwhm_px)
         for frames, noise, stack in zip(aligned.bands, aligned.noise_adu, stacks)

@@ -245,10 +245,16 @@ class WorkerRunner:
             self._kill()
         if self._process is None:
             context = multiprocessing.get_context("spawn")  # a forked TensorFlow hangs
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=serve, args=(theirs, self._start), name="stackd-worker", daemon=True)
-            self._process.start()
-            theirs.close()
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, self._start), name="stackd-worker", daemon=True)
+            try:
+                process.start()
+            except OSError:  # no memory or no process left: there is no worker, and the house pauses
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+            self._pipe, self._process = ours, process
             self._sets, self._model = 0, ""
         self._model = model or self._model
 

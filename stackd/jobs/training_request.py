@@ -53,12 +53,3 @@ class Outcome:
     comparison: Comparison | None
     figure: Path | None = None
     interrupted: bool = False
-
-    @property
-    def current_scores(self) -> dict[str, float] | None:
-        """The current model's figures by those names, as far as the comparison has them; None without a rival."""
-        if self.comparison is None or not self.comparison.against:
-            return None
-        # the held-out rows come first, and their names come again in the golden set's
-        rows = reversed(self.comparison.rows)
-        return {row.figure: row.current for row in rows if row.figure in self.scores}

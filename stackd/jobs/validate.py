@@ -15,17 +15,14 @@ NamedFacts = tuple[str, FrameFacts]
 _MOST_NAMES = 3  # named in one sentence; the rest is counted
 
 
-def problems_of(frames: Sequence[NamedFacts], *, exposure_tolerance: float, expected: int | None = None) -> list[str]:
+def problems_of(frames: Sequence[NamedFacts], *, exposure_tolerance: float) -> list[str]:
     """Every reason why these frames cannot be restored as one set; empty if there is none.
 
-    `expected`: the number of frames that the set must have (None: any, but at least one).
     `exposure_tolerance`: accepted relative difference of exposure to the frames' median one.
     """
     problems = []
     if not frames:
         problems.append("there is no frame")
-    elif expected is not None and len(frames) != expected:
-        problems.append(f"{len(frames)} frames where {expected} make a set")
     for title, value_of, words_of in _MUST_AGREE:
         problems += _disagreement(frames, title, value_of, words_of)
     problems += _exposure_problem(frames, exposure_tolerance)

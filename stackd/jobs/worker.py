@@ -41,7 +41,7 @@ class Work:
     """The functions of a worker as "module:name"; tests put stand-ins here."""
 
     process: str = "stackd.jobs.pipeline:process"
-    load: str = "stackd.jobs.pipeline:load_restorer"
+    load: str = "stackd.jobs.loading:load_restorer"
     look: str = "stackd.disk.reader:read_facts"
 
 
@@ -58,10 +58,10 @@ class WorkerStart:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a look at a file gave; `found` is None if the look failed and should be taken again."""
+    """What a look at a file gave."""
 
     path: str
-    found: FrameFacts | Problem | None
+    found: FrameFacts | Problem
 
 
 class Hands:
@@ -81,8 +81,8 @@ class Hands:
         except SetError as error:
             return Probed(path, Problem(error.reason, error.remedy, finished=not isinstance(error, unfinished)))
         except OSError as error:
-            logger.warning("{}: cannot be read for now: {}", path, error)
-            return Probed(path, None)
+            remedy = "check the disk, and that the user that stackd runs as may read the file"
+            return Probed(path, Problem(f"cannot be read for now: {error.strerror or error}", remedy, passing=True))
         except Exception as error:  # noqa: BLE001 - a stranger's file may break any parser; it must not stop the night
             logger.opt(exception=error).debug("{}: the reader failed", path)
             return Probed(path, Problem(f"cannot be read: {_words(error)}", "replace or remove the file"))
@@ -107,6 +107,8 @@ class Hands:
                 return Report(job.set_name, False, reason=original, cause="duplicate", sha256s=sha256s)
             _, process = _resolve(self._work.process)
             result = process(job, self._restorer_for(job.model), progress)
+            if not {one["sha256"] for one in result.get("inputs", ())} <= set(sha256s):
+                raise OutputError("a frame was rewritten while the set was restored")
             return Report(job.set_name, True, result=result, sha256s=sha256s)
         except Exception as error:  # noqa: BLE001 - one bad set may not stop the night
             return _failure(job, error, sha256s)

@@ -96,6 +96,7 @@ class ClassicRestorer:
     """The network of 2019 on captures: exactly eight aligned frames, brought to 0..1 and back. An exhibit."""
 
     BRIGHTEST = 0.9995  # quantile that becomes 1; its network never saw light beyond
+    knows_stars = False
 
     def __init__(self, card: dict[str, Any], weights: dict[str, NDArray[np.float32]]) -> None:
         """Raises ModelError where weights and architecture do not belong together."""

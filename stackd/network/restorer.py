@@ -38,6 +38,8 @@ class Restored:
 class Restorer:
     """A network with its weights, ready to be used. `card` is the model's own description."""
 
+    knows_stars = True
+
     def __init__(self, card: dict[str, Any], weights: dict[str, NDArray[np.float32]]) -> None:
         """Raises ModelError where weights and architecture do not belong together."""
         self.card = card

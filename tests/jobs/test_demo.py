@@ -92,12 +92,13 @@ def test_a_failure_is_told(tmp_path: Path, settings: Settings) -> None:
 
 
 def test_a_demo_keeps_to_its_folder(tmp_path: Path, settings: Settings) -> None:
-    """Its own inbox, outbox and ledger, the user's models and restoration, no notification of anybody."""
-    house = demo.settings_for(tmp_path, settings)
+    """Its own folders, the shipped model, the user's restoration else, no notification of anybody."""
+    promoted = settings.restore.model_copy(update={"model": "classic"})
+
+    house = demo.settings_for(tmp_path, settings.model_copy(update={"restore": promoted}))
 
     folders = house.folders
-    for own in (folders.inbox, folders.outbox, folders.quarantine, folders.state, folders.archive):
+    for own in (folders.inbox, folders.outbox, folders.quarantine, folders.state, folders.archive, folders.models):
         assert own.parent == tmp_path
-    assert folders.models == settings.folders.models
     assert house.restore == settings.restore
     assert house.notify.command == []

@@ -6,7 +6,7 @@ import pytest
 from stackd.disk import model_store, models
 from stackd.imaging.truth import matched
 from stackd.jobs import golden
-from stackd.jobs.pipeline import load_restorer
+from stackd.jobs.loading import load_restorer
 
 SMALL = golden.GoldenSky("small", 7, size_px=256, stars_per_mpx=4000.0)
 

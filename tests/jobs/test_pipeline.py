@@ -23,7 +23,8 @@ from stackd.imaging.skies import Sky
 from stackd.imaging.truth import matched, psnr_db, seen_from
 from stackd.jobs import restore
 from stackd.jobs.delivery import what_to_restore
-from stackd.jobs.pipeline import load_restorer, process
+from stackd.jobs.loading import load_restorer
+from stackd.jobs.pipeline import process
 from stackd.network.architecture import PRESETS, build
 from stackd.network.calibrate import AS_CLAIMED
 from stackd.network.restorer import Restored, Restorer

@@ -1,11 +1,13 @@
 """A worker that dies, hangs, grows or fails costs one report, and the next request finds a worker."""
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,32 @@ def test_a_job_comes_back_with_result_digests_progress_and_log(
     assert "2 frames, attempt 1" in Path(job.staging, "set.log").read_text()
 
 
+def test_a_worker_that_cannot_be_made_is_tried_again(
+    runner: WorkerRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too little memory for a process: the caller hears of it, the job stays, and the next turn may find memory."""
+    with monkeypatch.context() as patched:
+        patched.setattr(SpawnProcess, "start", short_of_memory)
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            runner.submit(job_of(tmp_path))
+        assert runner.handles == []
+    [report] = until(runner, runner.finished)
+
+    assert report.ok
+
+
+def short_of_memory(process: SpawnProcess) -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def test_a_frame_rewritten_between_two_reads_makes_no_result(runner: WorkerRunner, tmp_path: Path) -> None:
+    """Size and times may be kept (rsync --inplace -t): the bytes that were restored must be those that were named."""
+    report = run(runner, job_of(tmp_path, read="ab" * 32))
+
+    assert (report.ok, report.cause, report.retry) == (False, "transient", True)
+    assert "rewritten" in report.reason
+
+
 @pytest.mark.parametrize(
     ("do", "cause", "retry", "words"),
     [
@@ -150,7 +178,7 @@ def test_looks_blame_the_file_that_kills_the_reader(runner: WorkerRunner, tmp_pa
     assert isinstance(found["2.fits"], Problem)
     assert "died" in found["2.fits"].reason
     assert (found["half.fits"].finished, found["text.fits"].finished) == (False, True)
-    assert found["missing.fits"] is None
+    assert found["missing.fits"].passing
 
 
 def test_one_death_of_a_reader_blames_no_file(runner: WorkerRunner, tmp_path: Path) -> None:

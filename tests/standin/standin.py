@@ -40,6 +40,8 @@ def look(path: Path, max_pixels: int, max_bytes: int) -> FrameFacts:
     if orders.get("look") == "die once" and not Path(orders["until"]).exists():
         Path(orders["until"]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if orders.get("look") == "refused" and not Path(orders["until"]).exists():
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if orders.get("look") == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     taken_at = f"2026-01-01T00:00:{orders['number']:02d}"
@@ -69,6 +71,8 @@ def process(job: Job, restorer: Any, progress: Callable[[str, float], None]) -> 
     progress("restore", 0.5)
     _obey(orders, staging)
     result = {"set": job.set_name, "model": restorer, "attempt": job.attempt}
+    if "read" in orders:
+        result["inputs"] = [{"sha256": orders["read"]}]
     (staging / "result.json").write_text(json.dumps(result))
     return result
 
