@@ -48,8 +48,10 @@ def similarity(a, b):
 
 
 def flux_error(truth, restored):
-    """Error of box sums over what noise and FLUX_ACCURACY allow, without outliers deciding; within its sky a box counts
-    by how surely its flux can be told. (Counting alike, 999 boxes of empty sky decide, and stars may be 2 % wrong.)
+    """Error of box sums over what noise and FLUX_ACCURACY allow, without outliers deciding.
+
+    A sky's boxes count alike, and once more by how surely their light can be told. Alike only, 999 boxes of empty sky
+    decide, and stars may be 2 % wrong; by their light only, nothing keeps the empty sky smooth.
     """
     black = _sky_level(truth)
     terms = []
@@ -57,10 +59,10 @@ def flux_error(truth, restored):
         want = _box_sum(truth - black, size)
         allowed = ops.sqrt(float(size) ** 2 + (FLUX_ACCURACY * want) ** 2)
         chi = (_box_sum(restored - black, size) - want) / allowed
-        weight = 1 + ops.abs(want) / allowed
-        excess = ops.sqrt(1 + chi**2) - 1
-        terms.append(ops.sum(weight * excess, axis=(1, 2)) / ops.sum(weight, axis=(1, 2)))
-    return ops.mean(sum(terms)) / len(terms)
+        excess, surety = ops.sqrt(1 + chi**2) - 1, ops.abs(want) / allowed
+        by_light = ops.mean(surety * excess, axis=(1, 2)) / (1 + ops.mean(surety, axis=(1, 2)))
+        terms.append(ops.mean(excess) + ops.mean(by_light))
+    return sum(terms) / len(terms)
 
 
 def nll(truth, restored, log_sigma):
