@@ -78,7 +78,7 @@ def close_fluxes(
     together least (Wiener). What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left.
     """
     share = psf.share_within(APERTURE_PX)
-    lacking = _sums(np.nan_to_num(stack) - seen_again, x, y) / share
+    lacking = _sums(np.nan_to_num(stack - seen_again), x, y) / share
     by_network, by_stack = NETWORK_FLUX_ERROR * flux, noise_adu * np.linalg.norm(_aperture()) / share
     known = by_network > by_stack
     if known.any():

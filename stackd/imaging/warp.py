@@ -27,10 +27,6 @@ class Transform:
         """Positions in the frame -> positions on the reference grid, (n, 2)."""
         return np.stack([x, y], axis=-1) @ self.matrix[:, :2].T + self.matrix[:, 2]
 
-    def inverse_matrix(self) -> NDArray[np.float64]:
-        """Reference px -> frame px, (2, 3)."""
-        return invert(self.matrix)
-
 
 def identity() -> Transform:
     """The transform of a reference frame onto itself."""

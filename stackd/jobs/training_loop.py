@@ -130,17 +130,19 @@ class Loop:
 
     def _step(self, pool: Pool) -> None:
         trainer, step, share = self._trainer, self._trainer.step, self._share()
-        if self._material.captures and step % HALVES_EVERY == HALVES_EVERY - 1:
+        by_halves = bool(self._material.captures) and step % HALVES_EVERY == HALVES_EVERY - 1
+        if by_halves:
             rng = np.random.default_rng([self._run.seed, HALVES_STREAM, step])
-            trainer.train_on(draw_batch(self._material.captures, trainer.batch, rng), share, half_loss)
-            return
-        loss = trainer.train_on(pool.batch(step, trainer.recipe.crop_px, trainer.batch), share)
+            loss = trainer.train_on(draw_batch(self._material.captures, trainer.batch, rng), share, half_loss)
+        else:
+            loss = trainer.train_on(pool.batch(step, trainer.recipe.crop_px, trainer.batch), share)
         if not math.isfinite(loss):
             raise ModelError(
                 f"training went wrong: the loss of step {step} is {loss}; the last checkpoint is from before, and the "
                 f"current model stays"
             )
-        self._losses.append(loss)
+        if not by_halves:  # another figure than the skies' loss
+            self._losses.append(loss)
 
     def _tell(self, seconds_a_step: float) -> None:
         trainer, run = self._trainer, self._run

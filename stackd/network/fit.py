@@ -77,9 +77,11 @@ def workers() -> int:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process judges and stores: the first of several workers, or the only one."""
+    """Whether this process judges and stores: the cluster's chief, else the first of its workers, or the only one."""
     resolver = getattr(strategy, "cluster_resolver", None)
-    return resolver is None or resolver.task_type in (None, "chief") or resolver.task_id == 0
+    if resolver is None or resolver.task_type in (None, "chief"):
+        return True
+    return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
 
 
 class Trainer:

@@ -146,6 +146,21 @@ def some_wrong(sky: Sky, share: float) -> Sky:
     return Sky(sky.diffuse, sky.x, sky.y, flux)
 
 
+def test_sky_that_nobody_saw_lacks_no_light(sky: Sky) -> None:
+    """A star beside unseen pixels, on a high ground: what is not known there is not given to the star."""
+    ground, star = np.float32(200), 8
+    psf, stack = mean_psf(PSFS, WEIGHTS), plain_stack(sky) + ground
+    flux = stars_in_stack(plain_stack(sky), 3.0, psf, sky.x, sky.y)[0]
+    row, column = round(sky.y[star]), round(sky.x[star])
+    stack[row - 11 : row + 12, column + 8 : column + 12] = np.nan
+    truth = sky.truth(TARGET_PX)[0] + ground
+
+    closed = close_fluxes(truth, stack, seen_again(sky) + ground, psf, sky.x, sky.y, flux, 0.01, TARGET_PX)
+
+    around = np.s_[row - 5 : row + 6, column - 5 : column + 6]
+    assert abs((closed - truth)[around].sum()) < 0.02 * sky.flux[0, star]
+
+
 @pytest.mark.parametrize("share", [0.7, 1.0, 1.3])
 def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
     """Some stars with too little or too much light: closed, they and the others are right to 0.02 mag, and the open

@@ -6,11 +6,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from stackd.network import fit
 from tests.network import worker_of_two
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +83,20 @@ def test_two_devices_train_as_one(tmp_path: Path) -> None:
     ended(started(tmp_path / "out.npz", "two devices"))
 
     assert_as_one_alone(tmp_path / "out.npz")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "task", "number", "chief"),
+    [
+        (["worker"], "worker", 0, True),
+        (["worker"], "worker", 1, False),
+        (["chief", "worker"], "chief", 0, True),
+        (["chief", "worker"], "worker", 0, False),
+    ],
+)
+def test_a_cluster_has_one_chief(jobs: list[str], task: str, number: int, chief: bool) -> None:
+    """Whoever TF_CONFIG calls so, else the first worker: two would write the same checkpoint."""
+    spec = tf.train.ClusterSpec({job: ["localhost:1"] for job in jobs})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(spec, task_type=task, task_id=number)
+
+    assert fit.is_chief(SimpleNamespace(cluster_resolver=resolver)) is chief
