@@ -65,7 +65,7 @@ def publish(staging: Path, outbox: Path, set_name: str) -> Path:
     One rename of the folder: nobody sees half a set, and a folder that is there stays as it is.
     Raises OSError; the set is then not published, or it is and `find_published` will tell.
     """
-    _sync_tree(staging)
+    sync_tree(staging)
     for target in _names(outbox, set_name):
         if os.path.lexists(target):
             continue
@@ -83,7 +83,7 @@ def publish(staging: Path, outbox: Path, set_name: str) -> Path:
 
 def place(staging: Path, target: Path) -> None:
     """Make a finished result durable and visible as `target`, which is missing or empty. Raises OSError."""
-    _sync_tree(staging)
+    sync_tree(staging)
     staging.rename(target)
     sync(target.parent)
 
@@ -264,7 +264,8 @@ def _is_record(content: Any, keys: frozenset[str]) -> bool:
     )
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Bring all files of a folder, and their names, to the disk. Raises OSError."""
     for parent, _, files in os.walk(folder, topdown=False):
         for file in files:
             sync(Path(parent, file))

@@ -18,12 +18,11 @@ import tifffile
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from stackd.disk.durable import sync
 from stackd.disk.embed import encode
 from stackd.disk.fits_header import BLOCK_BYTES
 from stackd.disk.frame import Image
 from stackd.disk.headers import iso, quiet_fits, result_header, utc
-from stackd.disk.outbox import as_output_error, write_manifest
+from stackd.disk.outbox import as_output_error, sync_tree, write_manifest
 from stackd.disk.report import render_report
 from stackd.imaging.preview import Stretch, apply_stretch, find_stretch
 
@@ -85,8 +84,7 @@ def write_result(staging: Path, product: Product) -> dict[str, Any]:
         _write_preview(staging / "preview.jpg", product, stretch)
         (staging / "report.html").write_text(render_report(product, content, stretch), "utf-8")
         write_manifest(staging, content)
-        for file in staging.iterdir():
-            sync(file)  # here, where it may take minutes: the supervisor's own sync must not keep the watchdog waiting
+        sync_tree(staging)  # here, where it may take minutes: publishing must not keep the watchdog waiting
     except OSError as error:
         raise as_output_error(error) from error
     return content
