@@ -1,5 +1,6 @@
 """A training run's state on disk: one file, replaced by rename, so that a kill leaves the old or the new one."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stackd.disk.durable import durable
-from stackd.errors import ConfigError
+from stackd.errors import ConfigError, ModelError
 
 NAME = "checkpoint.npz"
 
+State = dict[str, NDArray[Any]]
 
-def save(folder: Path, state: dict[str, NDArray[Any]]) -> None:
+
+def save(folder: Path, state: State) -> None:
     """Write the state into `folder` (made if missing)."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".{NAME}.tmp"
@@ -21,13 +24,16 @@ def save(folder: Path, state: dict[str, NDArray[Any]]) -> None:
     unfinished.replace(folder / NAME)
 
 
-def load(folder: Path) -> dict[str, NDArray[Any]]:
-    """The last saved state. Raises ConfigError where there is none."""
+def load(folder: Path) -> State:
+    """The last saved state. Raises ConfigError where there is none, ModelError where it cannot be read."""
     path = folder / NAME
     if not path.is_file():
         raise ConfigError(f"{path}: no interrupted training to resume; start without --resume")
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelError(f"it is damaged: {error}") from error
 
 
 def remove(folder: Path) -> None:

@@ -7,7 +7,6 @@ by way of the network rooms; draws nothing on the terminal itself.
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,16 @@ from loguru import logger
 
 from stackd.disk import checkpoint
 from stackd.disk.weights import Weights
-from stackd.errors import ConfigError
+from stackd.errors import ConfigError, ModelError
 from stackd.jobs import honesty, promotion
 from stackd.jobs.classic import train_classic
 from stackd.jobs.judging import HELD_OUT, Judge, held_out_batches
 from stackd.jobs.pictures import Pictures, usable_pictures
 from stackd.jobs.sets import learnt_and_held_out
 from stackd.jobs.training_log import TrainingLog, before_and_after
-from stackd.jobs.training_loop import Loop, Material, Run
+from stackd.jobs.training_loop import Loop, Material
 from stackd.jobs.training_request import Outcome, Progress, TrainingRequest
+from stackd.jobs.training_run import Run
 from stackd.network import architecture, feed, fit
 from stackd.network.weights import set_weights
 
@@ -45,24 +45,19 @@ def train(request: TrainingRequest, report: Callable[[Progress], None] = lambda 
         raise ConfigError(f"no preset {request.preset!r}; there are: {', '.join(architecture.PRESETS)}, classic")
     strategy = fit.choose_strategy()
     chief = fit.is_chief(strategy)
+    with strategy.scope():
+        interrupted = _resumed(request) if request.resume else None
+        trainer, run = interrupted or _begun(request)
+    request = run.request
     if request.steps is None and fit.workers() > 1:
         raise ConfigError("several machines have no clock in common: give the length of the run with --steps")
-    state = checkpoint.load(request.run_folder) if request.resume else None
-    run = Run.of(state) if state else Run(f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-seed{request.seed}", request.seed)
-    if run.seed != request.seed:
-        logger.info("goes on with the seed of the interrupted run, {}", run.seed)
-        request = replace(request, seed=run.seed)
     pictures, held_out = _galleries(request.pictures)
     captures, own = learnt_and_held_out(request.sets, request.seed) if request.sets else ([], [])
-    with strategy.scope():
-        trainer = _trainer(request, run)
-    if state:
-        trainer.resume(state)
     network = architecture.build(architecture.PRESETS[request.preset])
     watch = _watch(network, held_out_batches(request.seed, held_out, range(WATCHED_SKIES)))
     log = TrainingLog(request.store, request.preset, run.name, request.keep, writes=chief)
     try:
-        Loop(trainer, watch, request, run, Material(pictures, captures), log, report, chief=chief).go()
+        Loop(trainer, watch, run, Material(pictures, captures), log, report, chief=chief).go()
         if not run.finished or not chief:
             return Outcome(None, False, {}, None, interrupted=not run.finished)
         set_weights(network, trainer.averaged_weights())
@@ -93,10 +88,8 @@ def _galleries(folder: Path | None) -> tuple[Pictures, Pictures]:
     return (Pictures([]) if folder is None else usable_pictures(folder)).split(HELD_OUT_SHARE)
 
 
-def _trainer(request: TrainingRequest, run: Run) -> fit.Trainer:
+def _begun(request: TrainingRequest) -> tuple[fit.Trainer, Run]:
     """A network to train, new or with the current model's weights."""
-    keras.utils.set_random_seed(request.seed)
-    fit.use_fast_arithmetic()
     config = architecture.PRESETS[request.preset]
     recipe = fit.RECIPES.get(request.preset, fit.Recipe())
     if request.steps is not None:
@@ -105,14 +98,37 @@ def _trainer(request: TrainingRequest, run: Run) -> fit.Trainer:
     if current is not None and current[1]["architecture"] != config:
         logger.warning("the current model is of another architecture: starts anew")
         current = None
-    if current is not None or run.started_from:
-        recipe = replace(recipe, learning_rate=GENTLE_RATE)
-    trainer = fit.Trainer(architecture.build(config), recipe)
+    if current is None:
+        return _trainer(request, recipe), Run.begun(request, recipe, "")
+    version, _, weights = current
+    recipe = replace(recipe, learning_rate=GENTLE_RATE)
+    trainer = _trainer(request, recipe)
+    trainer.start_from(weights)
+    return trainer, Run.begun(request, recipe, f"{version.name}@{version.version}")
+
+
+def _resumed(request: TrainingRequest) -> tuple[fit.Trainer, Run] | None:
+    """The interrupted run as it stood; None where it cannot be gone on with, which a timer has to get over by itself.
+
+    Raises ConfigError where there is none.
+    """
+    try:
+        state = checkpoint.load(request.run_folder)
+        run = Run.of(state, request)
+        trainer = _trainer(run.request, run.recipe)
+        trainer.resume(state)
+    except ModelError as error:
+        logger.warning("{}: cannot be gone on with: {}; starts anew", request.run_folder / checkpoint.NAME, error)
+        return None
+    logger.info("goes on with {} at step {}, for {} in all, as it was begun", run.name, trainer.step, run.length)
+    return trainer, run
+
+
+def _trainer(request: TrainingRequest, recipe: fit.Recipe) -> fit.Trainer:
+    keras.utils.set_random_seed(request.seed)
+    fit.use_fast_arithmetic()
+    trainer = fit.Trainer(architecture.build(architecture.PRESETS[request.preset]), recipe)
     fit.use_full_precision()
-    if current is not None and not request.resume:
-        version, _, weights = current
-        trainer.start_from(weights)
-        run.started_from = f"{version.name}@{version.version}"
     return trainer
 
 
@@ -121,7 +137,7 @@ def _card(request: TrainingRequest, run: Run, trainer: fit.Trainer, pictures: tu
     return {
         "architecture": architecture.PRESETS[request.preset], "preset": request.preset,
         "target_fwhm_px": feed.TARGET_FWHM_PX, "trained_range": feed.TRAINED_RANGE,
-        "recipe": asdict(replace(trainer.recipe, steps=trainer.step)), "seed": request.seed,
+        "recipe": asdict(replace(run.recipe, steps=trainer.step)), "seed": request.seed,
         "started_from": run.started_from or None, "command": _command(request, trainer.step),
         "pictures": pictures[0], "pictures_held_out": pictures[1],
         "minutes": round(run.spent_s / 60, 1), "waited_share": round(run.waited, 4), "curve": run.curve,

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from loguru import logger
@@ -19,7 +19,8 @@ from stackd.disk import checkpoint
 from stackd.disk.weights import Weights
 from stackd.errors import ModelError
 from stackd.jobs.training_log import TrainingLog
-from stackd.jobs.training_request import Progress, TrainingRequest
+from stackd.jobs.training_request import Progress
+from stackd.jobs.training_run import Run
 from stackd.network import fit
 from stackd.network.halves import HalfSample, draw_batch, half_loss
 from stackd.network.pool import Pool
@@ -31,36 +32,6 @@ WINDOW_SKIES, WARM_SKIES, SKIES_PER_STEP = 450, 120, 0.25
 MOST_PROCESSES = 8  # that simulate
 HALVES_EVERY = 4  # steps, one of which learns from captures
 HALVES_STREAM = 1 << 33  # beside the run's seed, for the crops of captures
-NOTHING_YET = float("nan")
-
-
-@dataclass
-class Run:
-    """How far a run has come; what it did in an earlier process counts too."""
-
-    name: str
-    seed: int
-    started_from: str = ""  # NAME@VERSION of the model whose weights it started from
-    spent_s: float = 0.0
-    waited_s: float = 0.0  # of that, for the simulator
-    psnr: float = NOTHING_YET  # on the watched skies, dB
-    curve: list[list[float]] = field(default_factory=list)  # step, loss, PSNR on the watched skies
-    finished: bool = False
-
-    def state(self) -> dict[str, np.ndarray]:
-        """As a checkpoint keeps it."""
-        return {key: np.array(value) for key, value in asdict(self).items() if key != "finished"}
-
-    @property
-    def waited(self) -> float:
-        """Share of the time in which the trainer waited for the simulator."""
-        return self.waited_s / max(self.spent_s, 1e-9)
-
-    @classmethod
-    def of(cls, state: dict[str, np.ndarray]) -> "Run":
-        """From a checkpoint."""
-        known = {key: state[key].tolist() for key in ("name", "seed", "started_from", "spent_s", "waited_s", "psnr")}
-        return cls(**known, curve=state["curve"].tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +50,6 @@ class Loop:
         self,
         trainer: fit.Trainer,
         watch: Callable[[Weights], float],
-        request: TrainingRequest,
         run: Run,
         material: Material,
         log: TrainingLog,
@@ -87,7 +57,7 @@ class Loop:
         *,
         chief: bool,
     ) -> None:
-        self._trainer, self._watch, self._request, self._run = trainer, watch, request, run
+        self._trainer, self._watch, self._run, self._request = trainer, watch, run, run.request
         self._material, self._log, self._report, self._chief = material, log, report, chief
         self._losses: list[float] = []
 
@@ -98,8 +68,8 @@ class Loop:
         """
         trainer, run = self._trainer, self._run
         pool = Pool(
-            run.seed, self._material.pictures, window=WINDOW_SKIES, warm=WARM_SKIES, skies_per_step=SKIES_PER_STEP,
-            processes=processes(),
+            self._request.seed, self._material.pictures, window=WINDOW_SKIES, warm=WARM_SKIES,
+            skies_per_step=SKIES_PER_STEP, processes=processes(),
         )  # fmt: skip
         pool.skip_to(trainer.step)
         started_s = saved_s = steady_s = time.monotonic()
@@ -132,23 +102,22 @@ class Loop:
         trainer, step, share = self._trainer, self._trainer.step, self._share()
         by_halves = bool(self._material.captures) and step % HALVES_EVERY == HALVES_EVERY - 1
         if by_halves:
-            rng = np.random.default_rng([self._run.seed, HALVES_STREAM, step])
+            rng = np.random.default_rng([self._request.seed, HALVES_STREAM, step])
             loss = trainer.train_on(draw_batch(self._material.captures, trainer.batch, rng), share, half_loss)
         else:
-            loss = trainer.train_on(pool.batch(step, trainer.recipe.crop_px, trainer.batch), share)
+            loss = trainer.train_on(pool.batch(step, self._run.recipe.crop_px, trainer.batch), share)
         if not math.isfinite(loss):
-            raise ModelError(
-                f"training went wrong: the loss of step {step} is {loss}; the last checkpoint is from before, and the "
-                f"current model stays"
-            )
+            raise _went_wrong(f"the loss of step {step} is {loss}")
         if not by_halves:  # another figure than the skies' loss
             self._losses.append(loss)
 
     def _tell(self, seconds_a_step: float) -> None:
         trainer, run = self._trainer, self._run
+        if not self._losses:
+            return  # gone on with just before this step, and that was one of captures
         if trainer.step % WATCH_STEPS == 0 or math.isnan(run.psnr):
             run.psnr = self._watch(trainer.averaged_weights())
-        loss = float(np.mean(self._losses)) if self._losses else run.curve[-1][1]
+        loss = float(np.mean(self._losses))
         self._losses.clear()
         run.curve.append([trainer.step, round(loss, 5), round(run.psnr, 3)])
         if not self._chief:
@@ -173,8 +142,16 @@ class Loop:
         return max(0.0, 60 * request.minutes - self._run.spent_s)
 
     def _save(self) -> None:
+        """Raises ModelError rather than keep weights that are no numbers: nothing could go on from them."""
+        weights = self._trainer.state()
+        if not all(np.isfinite(values).all() for values in weights.values()):
+            raise _went_wrong(f"after step {self._trainer.step} not all weights are numbers")
         if self._chief:
-            checkpoint.save(self._request.run_folder, self._trainer.state() | self._run.state())
+            checkpoint.save(self._request.run_folder, weights | self._run.state())
+
+
+def _went_wrong(what: str) -> ModelError:
+    return ModelError(f"training went wrong: {what}; the last checkpoint is from before, and the current model stays")
 
 
 def processes() -> int:

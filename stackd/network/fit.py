@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from stackd.errors import ModelError
 from stackd.network import losses
 from stackd.network.muon import ConvMuon
 
@@ -176,16 +177,22 @@ class Trainer:
         """Everything needed to go on as if never stopped."""
         arrays = {f"network/{v.path}": np.asarray(v) for v in self.network.trainable_variables}
         arrays |= {f"average/{v.path}": m.numpy() for v, m in zip(self.network.trainable_variables, self.average)}
-        arrays |= {f"optimizer/{n}": np.asarray(v) for n, v in enumerate(self.optimizer.variables)}
+        arrays |= {f"optimizer/{v.path}": np.asarray(v) for v in self.optimizer.variables}
         return arrays | {"step": np.array(self.step)}
 
     def resume(self, state: dict[str, NDArray[np.generic]]) -> None:
-        """Take up a stopped run from its `state()`."""
+        """Take up a stopped run from its `state()`; what else lies in it does not matter.
+
+        Raises ModelError, and changes nothing, where it is of another network or optimiser.
+        """
+        for name, values in self.state().items():
+            if name not in state or state[name].shape != values.shape:
+                raise ModelError(f"it is of another network or optimiser: {name} is not what it was")
         for v, m in zip(self.network.trainable_variables, self.average):
             v.assign(state[f"network/{v.path}"])
             m.assign(state[f"average/{v.path}"])
-        for n, v in enumerate(self.optimizer.variables):
-            v.assign(state[f"optimizer/{n}"])
+        for v in self.optimizer.variables:
+            v.assign(state[f"optimizer/{v.path}"])
         self.step = int(state["step"])
 
 

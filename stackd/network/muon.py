@@ -17,7 +17,7 @@ class ConvMuon(keras.optimizers.Muon):
     def __init__(self, learning_rate: float, weight_decay: float) -> None:
         super().__init__(
             learning_rate, adam_beta_1=0.9, adam_beta_2=0.99, adam_weight_decay=weight_decay,
-            weight_decay=weight_decay, exclude_layers=FIRST_AND_LAST,
+            weight_decay=weight_decay, exclude_layers=FIRST_AND_LAST, name="conv_muon",
         )  # fmt: skip
 
     def _should_use_adamw(self, variable) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stackd.disk import checkpoint
-from stackd.errors import ConfigError
+from stackd.errors import ConfigError, ModelError
 
 
 def state(step: int) -> dict[str, np.ndarray]:
@@ -70,9 +70,17 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "never")
 
 
-def test_objects_are_not_unpickled(tmp_path: Path) -> None:
-    """A foreign file cannot run anything."""
-    np.savez(tmp_path / checkpoint.NAME, step=np.array([{"a": 1}], dtype=object))
+def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
+    """A foreign file cannot run anything, half a file is no state: a word on it, of a kind that a run gets over."""
+    file = tmp_path / checkpoint.NAME
+    np.savez(file, step=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ModelError, match="allow_pickle"):
+        checkpoint.load(tmp_path)
 
-    with pytest.raises(ValueError, match="allow_pickle"):
+    checkpoint.save(tmp_path, state(1))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="damaged"):
+        checkpoint.load(tmp_path)
+    file.write_bytes(b"")
+    with pytest.raises(ModelError, match="damaged"):
         checkpoint.load(tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from loguru import logger
 
 from stackd.disk import checkpoint, model_store, models
 from stackd.errors import ConfigError, ModelError
@@ -188,6 +189,54 @@ def test_a_stopped_run_resumed_is_the_same_run(request_of: Callable[..., Trainin
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_run_goes_on_as_it_was_begun(request_of: Callable[..., TrainingRequest], tmp_path: Path) -> None:
+    """Length, pictures, seed and learning rate are those of its start, whatever the command says that goes on."""
+    train(request_of(steps=1))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for n in range(3):
+        picture = np.random.default_rng(n).integers(0, 255, (160, 200, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{n}.png"), cv2.GaussianBlur(picture, (0, 0), 3))
+    interrupted_at(2, request_of(steps=5, seed=7, from_current=True, pictures=folder))
+
+    outcome = train(request_of(steps=None, minutes=0.001, seed=1, resume=True))
+
+    card = load_restorer(str(outcome.version.path)).card
+    assert (card["recipe"]["steps"], card["seed"]) == (5, 7)
+    assert card["recipe"]["learning_rate"] == training.GENTLE_RATE
+    assert card["pictures"] + card["pictures_held_out"] == 3
+    assert card["command"].endswith("--preset small --pictures DIR --from-current --steps 5 --seed 7")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("spoilt", ["another network", "an older version", "damaged"])
+def test_a_checkpoint_that_cannot_be_gone_on_with_starts_anew(
+    request_of: Callable[..., TrainingRequest], spoilt: str
+) -> None:
+    """After an update of stackd a timer's --resume must not fail week by week: told, with the file's name; trained."""
+    interrupted_at(2, request_of())
+    file = request_of().run_folder / checkpoint.NAME
+    state = checkpoint.load(file.parent)
+    if spoilt == "another network":
+        state["network/stem/kernel"] = state["network/stem/kernel"][..., :1]
+        checkpoint.save(file.parent, state)
+    elif spoilt == "an older version":
+        del state["asked"]
+        checkpoint.save(file.parent, state)
+    else:
+        file.write_bytes(file.read_bytes()[:1000])
+
+    told: list[str] = []
+    sink = logger.add(lambda message: told.append(str(message)), level="WARNING")
+    outcome = train(request_of(resume=True))
+    logger.remove(sink)
+
+    [line] = [line for line in told if str(file) in line]
+    assert "starts anew" in line
+    assert load_restorer(str(outcome.version.path)).card["recipe"]["steps"] == 4
+
+
+@pytest.mark.usefixtures("quick")
 def test_judging_that_fails_does_not_cost_the_run(
     request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +311,27 @@ def test_a_run_that_goes_wrong_leaves_the_current_model(
 
     assert models.resolve(request_of().store, "small").version == current.version.version
     assert len([v for v in models.list_versions(request_of().store) if v.name == "small"]) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_weights_that_are_no_numbers_are_never_kept(
+    request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A last step whose loss was still a number and whose gradient was not: the checkpoint of before stays."""
+    interrupted_at(2, request_of())
+    learnt = fit.Trainer.train_on
+
+    def spoilt(trainer: fit.Trainer, *arguments: object) -> float:
+        loss = learnt(trainer, *arguments)
+        trainer.average[0].assign(np.full(trainer.average[0].shape, np.nan))
+        return loss
+
+    monkeypatch.setattr(fit.Trainer, "train_on", spoilt)
+
+    with pytest.raises(ModelError, match="not all weights are numbers"):
+        train(request_of(resume=True))
+
+    assert checkpoint.load(request_of().run_folder)["step"] == 2
 
 
 def test_what_cannot_be_trained(request_of: Callable[..., TrainingRequest], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from stackd.errors import ModelError
 from stackd.network import architecture
 from stackd.network.fit import Batch, Recipe, Trainer, evaluate
 from stackd.network.weights import set_weights
@@ -77,6 +78,20 @@ def test_a_stopped_run_goes_on_as_if_never_stopped() -> None:
     assert whole.state().keys() == second.state().keys()
     for name, values in whole.state().items():
         np.testing.assert_allclose(second.state()[name], values, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_another_networks_state_is_refused_untouched() -> None:
+    """Of another width, or of an optimiser with other variables: an error, and the trainer is as it was."""
+    run = trainer()
+    before = run.state()
+    foreign = before | {"average/" + run.network.trainable_variables[0].path: np.zeros((1, 2, 3))}
+    with pytest.raises(ModelError, match="another network or optimiser"):
+        run.resume(foreign)
+    with pytest.raises(ModelError, match="conv_muon"):
+        run.resume({name: values for name, values in before.items() if "momentum" not in name})
+
+    for name, values in run.state().items():
+        np.testing.assert_array_equal(values, before[name])
 
 
 def test_a_state_is_plain_arrays() -> None:
