@@ -63,7 +63,7 @@ def _folder_problems(settings: Settings) -> Iterator[str]:
 
 
 def _model_problems(settings: Settings) -> Iterator[str]:
-    if settings.restore.network:
+    if settings.restore.uses_network:
         try:
             model_store.verify(models.resolve(settings.folders.models, settings.restore.model))
         except ModelError as error:

@@ -74,6 +74,11 @@ class RestoreSettings(Section):
         4.0, description="outliers beyond so many sigma are left out"
     )
 
+    @property
+    def uses_network(self) -> bool:
+        """False where the plain stack alone is asked for, in either way."""
+        return self.network and self.strength > 0
+
 
 class LimitsSettings(Section):
     max_pixels: Annotated[int, Field(gt=0)] = Field(150_000_000, description="largest frame accepted, px")

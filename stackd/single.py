@@ -110,8 +110,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _job(found: Found, out: Path, staging: Path, settings: Settings, *, aligned: bool) -> Job:
-    use_network = settings.restore.network
-    model = str(models.resolve(settings.folders.models, settings.restore.model).path) if use_network else ""
+    wanted = settings.restore
+    model = str(models.resolve(settings.folders.models, wanted.model).path) if wanted.uses_network else ""
     return Job(
         set_name=out.name,
         paths=tuple(sighting.path for sighting, _ in found.frames),

@@ -55,7 +55,7 @@ def account_for(
         frames=[{"file": Path(path).name} | rows[str(Path(path).absolute())] for path in job.paths],
         figures=figures,
         model=_model(restorer),
-        psf_fwhm_px=_star_width_px(aligned, figures, restorer, job.restore["target_fwhm_px"]),
+        psf_fwhm_px=_star_width_px(figures, picture, restorer, job.restore["target_fwhm_px"]),
         history=_history(len(job.paths), aligned, picture, restorer),
         warnings=list(picture.warnings),
         config_sha256=job.config_sha256,
@@ -63,11 +63,14 @@ def account_for(
     )  # fmt: skip
 
 
-def _star_width_px(aligned: Aligned, figures: dict[str, Any], restorer: AnyRestorer | None, wanted_px: float) -> float:
-    """FWHM of the result's stars: as asked for, or as the plain stack's; NaN where nobody knows."""
-    if restorer is not None and restorer.knows_stars and aligned.psfs:
-        return max(restorer.target_fwhm_px, wanted_px)
-    return figures["stack_fwhm_px"] or math.nan
+def _star_width_px(figures: dict[str, Any], picture: Picture, restorer: AnyRestorer | None, wanted_px: float) -> float:
+    """FWHM of the result's stars: as asked for of the network, as measured where the plain stack is mixed in, as the
+    plain stack's; NaN where nobody knows."""
+    if restorer is None or not restorer.knows_stars or picture.strength == 0:
+        return figures["stack_fwhm_px"] or math.nan
+    if picture.strength < 1:
+        return figures["star_fwhm_px"]["restored"] or math.nan
+    return max(restorer.target_fwhm_px, wanted_px)
 
 
 def _row(frame: Frame, aligned: Aligned, stacks: list[Stack], k: int) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def _history(frames: int, aligned: Aligned, picture: Picture, restorer: AnyResto
         f"registered {len(aligned.used)} of {frames} frames onto REFFRAME",
         "outliers rejected, inverse-variance weighted mean: the plain stack",
     ]
-    if restorer and not picture.strength:
+    if picture.sharpened:
         lines.append("no star shape was measured: sharpened linearly (Wiener), network left out")
     elif restorer:
         name = f"{restorer.card['name']} {restorer.card['version']}"

@@ -83,9 +83,7 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     if aligned:
         registration = _all_in_place(registration, len(frames))
     used = [k for k, t in enumerate(registration.transforms) if t is not None]
-    if len(used) < 2 <= len(frames):
-        reasons = "; ".join(f"{_name(f)}: {r}" for f, r in zip(frames, registration.reasons) if r)
-        raise SetError(f"no two frames show the same sky: {reasons}", remedy="check that they are of one target")
+    _require_two(frames, used, registration.reasons)
     progress("warp", 0.25)
     shape = luminances[0].shape
     moved = {k: apply_transform(planes[k], registration.transforms[k], shape)[0] for k in used}
@@ -101,13 +99,15 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
         if share < LEAST_LIGHT
     }
     used = [k for k in used if k not in dim]
+    reasons = [dim.get(k, reason) for k, reason in enumerate(registration.reasons)]
+    _require_two(frames, used, reasons)
     for k in used:
         moved[k] /= np.float32(light[k])
     _bring_to_one_level(moved, used, registration.reference)
     rows = tuple(
         AlignedFrame(
             registration.transforms[k],
-            registration.reasons[k] or dim.get(k, ""),
+            reasons[k],
             figures.stars,
             psfs[k].fwhm_px if psfs and k in psfs else figures.fwhm_px,
             psfs[k].ellipticity if psfs and k in psfs else figures.ellipticity,
@@ -127,8 +127,13 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     )  # fmt: skip
 
 
-def _name(frame: Frame) -> str:
-    return frame.path.rsplit("/", 1)[-1]
+def _require_two(frames: Sequence[Frame], used: Sequence[int], reasons: Sequence[str]) -> None:
+    """Raises SetError where but one frame of several is left: nothing would tell a star from a cosmic ray in it."""
+    if len(used) < 2 <= len(frames):
+        each = "; ".join(
+            f"{frame.path.rsplit('/', 1)[-1]}: {reason}" for frame, reason in zip(frames, reasons) if reason
+        )
+        raise SetError(f"no two frames show the same sky: {each}", remedy="check that they are of one target")
 
 
 def _clean_planes(frames: Sequence[Frame]) -> tuple[list[Image], int]:

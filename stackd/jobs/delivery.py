@@ -155,7 +155,7 @@ class Delivery:
         its files change. `model_trouble` says why. Raises ModelError where there is no other.
         """
         self.model_trouble, known = "", self.model_trouble
-        if not self.settings.restore.network:
+        if not self.settings.restore.uses_network:
             return ""
         store, wanted = self.settings.folders.models, self.settings.restore.model
         try:
@@ -321,8 +321,8 @@ def try_again(settings: Settings, ledger: Ledger, names: Iterable[str], now_s: f
 
 def usable_model(settings: Settings) -> tuple[str, str]:
     """(folder, "name version") of the model in use, or ("", why there is none). For people."""
-    if not settings.restore.network:
-        return "", "none: restore.network = false"
+    if not settings.restore.uses_network:
+        return "", f"none: restore.{'strength = 0' if settings.restore.network else 'network = false'}"
     try:
         version = models.resolve(settings.folders.models, settings.restore.model)
     except ModelError as error:

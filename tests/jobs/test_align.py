@@ -175,6 +175,19 @@ def test_a_frame_that_saw_next_to_nothing_is_left_out() -> None:
     assert "light" in found.frames[1].reason
 
 
+def test_one_bright_frame_among_clouded_ones_is_no_set() -> None:
+    """Nothing would tell a star from a cosmic ray in it: refused, with each frame's reason."""
+    frames = frames_of(in_place(frames=4))
+    rng = np.random.default_rng(1)
+    for k in (0, 2, 3):
+        frames[k] = with_pixels(frames[k], 500 + 0.02 * (frames[k].pixels - 500) + rng.normal(0, 0.5, SHAPE))
+
+    with pytest.raises(SetError, match=r"no two frames.*light came through") as error:
+        brought(frames, aligned=True)
+
+    assert error.value.reason.count("of the reference's light") == 3
+
+
 @pytest.mark.parametrize("level", [300.0, 900.0])
 def test_a_frame_of_nothing_but_sky_does_no_harm(level: float) -> None:
     """Closed in entirely, yet said to be aligned: every number that goes on is a number."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from stackd.disk import model_store, models
 from stackd.disk.ledger import Ledger
 from stackd.disk.model_card import CARD, WEIGHTS
 from stackd.errors import ModelError
-from stackd.jobs.delivery import Delivery
+from stackd.jobs.delivery import Delivery, usable_model
 from stackd.records import CaptureSet, Report, Sighting
 from stackd.settings import load
 
@@ -85,3 +86,16 @@ def test_a_mended_version_is_taken_up(delivery: Delivery) -> None:
     (bad.path / WEIGHTS).write_bytes(whole)
     assert delivery.model() == str(bad.path)
     assert delivery.model_trouble == ""
+
+
+@pytest.mark.parametrize("asked", [{"network": False}, {"strength": 0.0}])
+def test_where_the_plain_stack_is_asked_for_no_model_is_named(delivery: Delivery, asked: dict[str, Any]) -> None:
+    """However it is asked for: no network is loaded and run for a share of nothing; `check` says why there is none."""
+    version(delivery, 1)
+    restore = delivery.settings.restore.model_copy(update=asked)
+    delivery.settings = delivery.settings.model_copy(update={"restore": restore})
+
+    assert delivery.model() == ""
+    folder, why = usable_model(delivery.settings)
+    assert folder == ""
+    assert f"restore.{next(iter(asked))} = " in why
