@@ -26,7 +26,7 @@ def find_hot_pixels(raw_frames: Sequence[NDArray[np.float32]], bayer: bool) -> N
     stand out of its like-coloured neighbours, up or down, by 7 sigma of the scatter around it, while
     fewer than three of the eight pixels next to it share a quarter of its excess: stars do, even when
     no frame is dithered, single defects, pairs and whole columns do not. At least one frame, all of one
-    shape, without NaN.
+    shape; what a frame did not see is NaN.
     """
     if raw_frames[0].ndim == 3:
         return np.stack([_find_in_plane([f[band] for f in raw_frames], False) for band in range(3)])
@@ -69,18 +69,19 @@ def _median_of_neighbours(
 
 
 def _find_in_plane(frames: Sequence[NDArray[np.float32]], bayer: bool) -> NDArray[np.bool_]:
-    excess = _excess(median_frame(frames), bayer)
+    middle = median_frame(frames)
+    excess = np.where(np.isnan(middle), np.float32(0), _excess(np.nan_to_num(middle), bayer))
     least_scatter = max(_scatter(excess), rounding_noise(frames[0]))
     threshold = DETECTION_SIGMA * np.maximum(_local_scatter(excess), least_scatter)
     return _stands_alone(excess, threshold) | _stands_alone(-excess, threshold)
 
 
 def median_frame(frames: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The median over frames (H, W), without NaN, once their sky levels were made equal.
+    """The median over frames (H, W) once their sky levels were made equal; NaN where none saw anything.
 
     What stays in place on the detector remains, what moves with the sky goes. Strip by strip, to stay small in memory.
     """
-    levels = [np.median(frame[::5, ::5]) for frame in frames]
+    levels = [np.nanmedian(frame[::5, ::5]) for frame in frames]
     middle = np.empty(frames[0].shape, np.float32)
     for top in range(0, middle.shape[0], STRIP_ROWS):
         strip = np.s_[top : top + STRIP_ROWS]
@@ -88,6 +89,8 @@ def median_frame(frames: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         stacked.sort(axis=0)  # much faster than np.median along a short first axis
         count = len(frames)
         middle[strip] = (stacked[(count - 1) // 2] + stacked[count // 2]) / 2
+        partly = np.isfinite(stacked[0]) & np.isnan(stacked[-1])  # sorted: what is NaN comes last
+        middle[strip][partly] = np.nanmedian(stacked[:, partly], axis=0)
     return middle
 
 

@@ -39,6 +39,27 @@ def test_hot_pixels_are_found_and_stars_are_not(drift_px):
     assert (found & (hot == 0)).sum() <= 2
 
 
+@pytest.mark.parametrize("bayer", [False, True])
+def test_unseen_pixels_hide_no_hot_one(bayer):
+    """Blank pixels in one frame, and a corner blank in all: every hot pixel that is found without them, elsewhere."""
+    rng = np.random.default_rng(5)
+    hot = hot_map(rng)
+    frames = frames_with(rng, hot, 8.0)
+    want = find_hot_pixels(frames, bayer)
+    frames[0][rng.random(SHAPE) < 0.01] = np.nan
+    frames[0][0, 0] = np.nan  # where the frame's level is sampled
+    for frame in frames:
+        frame[-20:, -20:] = np.nan
+
+    found = find_hot_pixels(frames, bayer)
+
+    elsewhere = np.s_[:-25, :-25]
+    assert want[elsewhere].sum() > 10
+    assert (found[elsewhere] & want[elsewhere]).sum() >= 0.95 * want[elsewhere].sum()
+    assert found.sum() <= want.sum() + 2
+    assert not found[-20:, -20:].any()
+
+
 def test_dead_pixels_and_columns_are_found():
     """A dead pixel and a bright column are as fixed as a hot pixel."""
     rng = np.random.default_rng(6)
