@@ -35,12 +35,19 @@ class FluxCheck:
     stars: int
 
 
-def reblurred(image: Image, psfs: tuple[Psf, ...], weights: NDArray[np.float64], target_fwhm_px: float) -> Image:
-    """The restored picture as the plain stack would show it: from the target star width to the frames' mean PSF."""
+def stack_blur(
+    shape: tuple[int, int], psfs: tuple[Psf, ...], weights: NDArray[np.float64], target_fwhm_px: float
+) -> NDArray[np.complex64]:
+    """What `reblurred` does to a picture (H, W) of this shape: from the target star width to the frames' mean PSF."""
+    padded_px = padded_shape(shape)
+    otf = sum(w * p.otf(padded_px) for w, p in zip(weights / weights.sum(), psfs))
+    target = target_otf(padded_px, target_fwhm_px)
+    return (otf * target * (1 + REGULARISATION) / (target**2 + REGULARISATION)).astype(np.complex64)
+
+
+def reblurred(image: Image, kernel: NDArray[np.complex64]) -> Image:
+    """The restored picture as the plain stack would show it; `kernel` is the `stack_blur` of its shape."""
     shape = padded_shape(image.shape)
-    otf = sum(w * p.otf(shape) for w, p in zip(weights / weights.sum(), psfs))
-    target = target_otf(shape, target_fwhm_px)
-    kernel = (otf * target * (1 + REGULARISATION) / (target**2 + REGULARISATION)).astype(np.complex64)
     out = fft.irfft2(fft.rfft2(padded(np.nan_to_num(image), shape)) * kernel, shape)
     return out[PAD_PX : PAD_PX + image.shape[0], PAD_PX : PAD_PX + image.shape[1]].astype(np.float32)
 

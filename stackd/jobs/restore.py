@@ -20,6 +20,7 @@ from stackd.imaging.closure import (
     close_fluxes,
     mean_psf,
     reblurred,
+    stack_blur,
     stars_in_stack,
     widened,
 )
@@ -152,6 +153,7 @@ def _close(
     """
     weights = np.mean(aligned.noise_adu**-2.0, axis=0)
     psf = mean_psf(aligned.psfs, weights)
+    kernel = stack_blur(clean.shape[1:], aligned.psfs, weights, target_fwhm_px)
     unsaturated = aligned.stars.peak < 0.8 * aligned.saturation_adu
     x, y = aligned.stars.x[unsaturated], aligned.stars.y[unsaturated]
     closed, before, after = [], [], []
@@ -159,11 +161,11 @@ def _close(
         noise_adu = float(np.nanmin(stack.noise))
         flux, snr = stars_in_stack(stack.mean, noise_adu, psf, x, y)
         bright, brightest = snr > CLOSING_SNR, snr > CHECKING_SNR
-        again = reblurred(image, aligned.psfs, weights, target_fwhm_px)
+        again = reblurred(image, kernel)
         places = x[bright], y[bright], flux[bright]
         closed.append(close_fluxes(image, stack.mean, again, psf, *places, noise_adu, target_fwhm_px))
         before.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
-        again = reblurred(closed[-1], aligned.psfs, weights, target_fwhm_px)
+        again = reblurred(closed[-1], kernel)
         after.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
     return np.stack(closed), _worst(before), _worst(after)
 

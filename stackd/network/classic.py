@@ -19,6 +19,8 @@ Image = NDArray[np.float32]
 EPOCHS = 50
 BATCH = 10
 LEARNING_RATE = 0.002  # Keras's own for Nadam in 2019
+REACH_PX = 2  # of the two convolutions
+STRIP_ROWS = 128
 
 # (layer, features): the article's table. Parameters: a Dense of n features on m has (m + 1) n, a 2 x 2
 # convolution (4 m + 1) n.
@@ -116,4 +118,13 @@ class ClassicRestorer:
         black, white = np.quantile(filled, (0.01, self.BRIGHTEST))
         span = max(float(white - black), 1e-6)
         seen = np.clip((filled - black) / span, 0, 1).transpose(1, 2, 0).astype(np.float32)
-        return apply_classic(self._network, seen) * np.float32(span) + np.float32(black)
+        return self._in_strips(seen) * np.float32(span) + np.float32(black)
+
+    def _in_strips(self, seen: Image) -> Image:
+        """As of the whole picture, whose 32 features a pixel a small machine could not hold."""
+        clean = np.empty(seen.shape[:2], np.float32)
+        for top in range(0, len(seen), STRIP_ROWS):
+            first = max(0, top - REACH_PX)
+            strip = apply_classic(self._network, seen[first : top + STRIP_ROWS + REACH_PX])
+            clean[top : top + STRIP_ROWS] = strip[top - first :][:STRIP_ROWS]
+        return clean

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from stackd.imaging.closure import reblurred
+from stackd.imaging.closure import reblurred, stack_blur
 from stackd.imaging.fuse import Bank, fuse
 from stackd.imaging.psf import Psf
 from stackd.imaging.stack import Stack, combine, find_outliers
@@ -116,7 +116,7 @@ def _kernel(psfs: tuple[Psf, ...], noise_adu: NDArray[np.float64]) -> Image:
     """What a point of the restored picture looks like in the plain stack of these frames, its sum 1."""
     point = np.zeros((2 * KERNEL_PX + 1, 2 * KERNEL_PX + 1), np.float32)
     point[KERNEL_PX, KERNEL_PX] = 1
-    spread = reblurred(point, psfs, noise_adu**-2.0, TARGET_FWHM_PX)
+    spread = reblurred(point, stack_blur(point.shape, psfs, noise_adu**-2.0, TARGET_FWHM_PX))
     middle = slice(KERNEL_PX - MARGIN_PX, KERNEL_PX + MARGIN_PX + 1)
     return spread[middle, middle] / spread[middle, middle].sum()
 

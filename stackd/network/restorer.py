@@ -1,8 +1,9 @@
 """A trained network at work: banks of fused maps in, restored planes with their uncertainty out, tile by tile.
 
-Memory does not grow with the picture, and a tile's middle is what the whole picture would give. A picture may be shown
-turned and mirrored, too: the sky has no up, so the mean of the answers errs less than one (as Timofte et al. 2016
-enhance predictions). Takes and returns arrays in the frames' unit; knows no paths, frames or settings.
+The network's memory does not grow with the picture, and a tile's middle is what the whole picture would give. A
+picture may be shown turned and mirrored, too: the sky has no up, so the mean of the answers errs less than one (as
+Timofte et al. 2016 enhance predictions). Takes and returns arrays in the frames' unit; knows no paths, frames or
+settings.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from stackd.imaging.fuse import Bank
 from stackd.network import architecture
-from stackd.network.channels import network_input
+from stackd.network.channels import channel_maps
 from stackd.network.weights import set_weights
 
 Image = NDArray[np.float32]
@@ -66,29 +67,29 @@ class Restorer:
         """
         views = len(banks) * orientations
         out = []
-        for k, (bank, channels) in enumerate(zip(banks, network_input(banks))):
-            picture, sigma = np.zeros((2, *channels.shape[:2]), np.float32)
+        for k, (bank, maps) in enumerate(zip(banks, channel_maps(banks))):
+            picture, sigma = np.zeros((2, *bank.plain.shape), np.float32)
             for n, (quarters, mirrored) in enumerate(ORIENTATIONS[:orientations]):
 
                 def view_done(share: float, before: int = k * orientations + n) -> None:
                     tile_done((before + share) / views)
 
-                seen, *totals = (_held(image, quarters, mirrored) for image in (channels, picture, sigma))
-                self._add(seen, bank.conditions, *totals, view_done)
+                *seen, picture_so, sigma_so = (_held(image, quarters, mirrored) for image in (*maps, picture, sigma))
+                self._add(seen, bank.conditions, picture_so, sigma_so, view_done)
             picture /= orientations
             sigma /= orientations
             unit = np.float32(bank.unit_adu)
             out.append(Restored(picture * unit + np.float32(bank.floor_adu), sigma * unit))
         return out
 
-    def _add(self, channels: Image, conditions, picture: Image, sigma: Image, tile_done) -> None:
-        """Add what the network says of these maps (H, W, CHANNELS) to a picture and its error (H, W)."""
+    def _add(self, maps: Sequence[Image], conditions, picture: Image, sigma: Image, tile_done) -> None:
+        """Add what the network says of these CHANNELS maps (H, W) to a picture and its error (H, W)."""
         height, width = picture.shape
         tile_px = _tile_px(height, width)
         inner = slice(architecture.HALO_PX, tile_px - architecture.HALO_PX)
         tiles = list(_tiles(height, width, _step_px(tile_px)))
         for n, (rows, columns) in enumerate(tiles):
-            tile = _cut(channels, rows.start, columns.start, tile_px)
+            tile = _cut(maps, rows.start, columns.start, tile_px)
             restored, log_sigma = self._call(tile[None], conditions[None])
             size = rows.stop - rows.start, columns.stop - columns.start
             picture[rows, columns] += restored.numpy()[0, inner, inner][: size[0], : size[1]]
@@ -126,11 +127,12 @@ def _tiles(height: int, width: int, step_px: int) -> Iterator[tuple[slice, slice
             yield slice(top, min(top + step_px, height)), slice(left, min(left + step_px, width))
 
 
-def _cut(channels: Image, top: int, left: int, tile_px: int) -> Image:
-    """The tile around the middle that starts here, mirrored where it reaches over the picture's edge."""
+def _cut(maps: Sequence[Image], top: int, left: int, tile_px: int) -> Image:
+    """The tile (tile_px, tile_px, CHANNELS) around the middle that starts here, mirrored where it reaches over the
+    picture's edge."""
     start = np.array([top, left]) - architecture.HALO_PX
-    rows, columns = (_mirrored(s + np.arange(tile_px), size) for s, size in zip(start, channels.shape))
-    return channels[np.ix_(rows, columns)]
+    rows, columns = (_mirrored(s + np.arange(tile_px), size) for s, size in zip(start, maps[0].shape))
+    return np.stack([image[np.ix_(rows, columns)] for image in maps], -1)
 
 
 def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:

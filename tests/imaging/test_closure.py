@@ -14,6 +14,7 @@ from stackd.imaging.closure import (
     close_fluxes,
     mean_psf,
     reblurred,
+    stack_blur,
     stars_in_stack,
     widened,
 )
@@ -24,6 +25,7 @@ SHAPE = (180, 191)
 TARGET_PX = 2.0
 PSFS = (Psf(2.4, 3.5), Psf(3.1, 3.0, 0.1, 0.5), Psf(3.6, 2.8, 0.05, 2.0))
 WEIGHTS = np.array([0.012, 0.01, 0.007])
+KERNEL = stack_blur(SHAPE, PSFS, WEIGHTS, TARGET_PX)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def plain_stack(sky: Sky) -> NDArray[np.float32]:
 
 
 def seen_again(sky: Sky) -> NDArray[np.float32]:
-    return reblurred(sky.truth(TARGET_PX)[0], PSFS, WEIGHTS, TARGET_PX)
+    return reblurred(sky.truth(TARGET_PX)[0], KERNEL)
 
 
 def test_the_truth_reblurred_is_the_plain_stack(sky: Sky) -> None:
@@ -65,7 +67,7 @@ def test_unseen_pixels_do_not_spread(sky: Sky) -> None:
     picture = sky.truth(TARGET_PX)[0]
     picture[:, :15] = np.nan
 
-    again = reblurred(picture, PSFS, WEIGHTS, TARGET_PX)
+    again = reblurred(picture, KERNEL)
 
     assert np.isfinite(again).all()
     assert np.abs(again - seen_again(sky))[:, 45:].max() < 5
@@ -136,7 +138,7 @@ def closed_again(sky: Sky, wrong: Sky, psf: Psf, noise_adu: float = 0.01) -> tup
     closed = close_fluxes(
         wrong.truth(TARGET_PX)[0], plain_stack(sky), seen_again(wrong), psf, sky.x, sky.y, flux, noise_adu, TARGET_PX
     )
-    return closed, reblurred(closed, PSFS, WEIGHTS, TARGET_PX)
+    return closed, reblurred(closed, KERNEL)
 
 
 def some_wrong(sky: Sky, share: float) -> Sky:

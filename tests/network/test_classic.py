@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from stackd.network.classic import apply_classic, build_classic, fit_classic
+from stackd.network.classic import STRIP_ROWS, ClassicRestorer, apply_classic, build_classic, fit_classic
 from stackd.network.corruption import corrupt
+from stackd.network.weights import weights_of
 
 TABLE = """
 dense_1              (None, 120, 160, 8)       72
@@ -73,6 +74,18 @@ def test_it_takes_other_sizes(rng: np.random.Generator) -> None:
     assert rows.size
     assert np.ptp(rows) <= 2
     assert np.ptp(columns) <= 2
+
+
+def test_strips_give_what_the_whole_gives(rng: np.random.Generator) -> None:
+    """A large picture goes through in strips of rows: no seam, and no other pixel than at once."""
+    network = build_classic(None, None, seed=1)
+    frames = rng.random((8, 2 * STRIP_ROWS + 37, 40)).astype(np.float32)
+
+    found = ClassicRestorer({}, weights_of(network)).restore_frames(frames)
+
+    black, white = np.quantile(frames, (0.01, ClassicRestorer.BRIGHTEST))
+    whole = apply_classic(network, np.clip((frames - black) / (white - black), 0, 1).transpose(1, 2, 0))
+    np.testing.assert_allclose(found, whole * (white - black) + black, atol=1e-5)
 
 
 def skies(rng: np.random.Generator, count: int, height_px: int, width_px: int) -> np.ndarray:
