@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stackd.disk import gallery, model_store, models
 from stackd.imaging.fuse import fuse
 from stackd.imaging.quality import pixel_noise
-from stackd.imaging.stack import combine, find_outliers
+from stackd.imaging.stack import clipped_stack
 from stackd.jobs.classic import compare, split
 from stackd.jobs.loading import load_restorer
 from stackd.network.classic import apply_classic, build_classic
@@ -32,7 +32,7 @@ def by_default_network(restorer: Restorer, frames: Image) -> Image:
     frames = np.ascontiguousarray(frames.transpose(2, 0, 1))
     noise = np.array([pixel_noise(frame) for frame in frames])
     # photon noise plays no part in this corruption
-    stack = combine(frames, noise, find_outliers(frames, noise, KAPPA, photon_gain=np.inf))
+    stack = clipped_stack(frames, noise, KAPPA, photon_gain=np.inf)
     return restorer.restore([fuse(frames, noise, stack, None, restorer.target_fwhm_px)])[0].image
 
 

@@ -32,6 +32,11 @@ class Stack:
     good: NDArray[np.bool_]
 
 
+def clipped_stack(frames: Image, noise_adu: NDArray[np.float64], kappa: float, photon_gain: float = 1.0) -> Stack:
+    """The weighted mean of (N, H, W) frames without what `find_outliers` tells."""
+    return combine(frames, noise_adu, find_outliers(frames, noise_adu, kappa, photon_gain))
+
+
 def find_outliers(
     frames: Image, noise_adu: NDArray[np.float64], kappa: float, photon_gain: float = 1.0
 ) -> NDArray[np.bool_]:

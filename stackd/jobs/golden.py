@@ -12,7 +12,7 @@ import numpy as np
 from stackd.disk.frame import Frame, Image
 from stackd.imaging import camera, skies
 from stackd.imaging.judge import Truth, flux_error, invented_per_mpx, share_found
-from stackd.imaging.stack import Stack, combine, find_outliers
+from stackd.imaging.stack import Stack, clipped_stack
 from stackd.imaging.truth import matched, psnr_db, seen_from, star_width_px
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.restore import restore
@@ -65,11 +65,13 @@ def prepare_all() -> list[Prepared]:
 
 
 def judge(prepared: Sequence[Prepared], restorer: Restorer) -> dict[str, float]:
-    """FIGURES as means over the skies that can say them, and under `psnr <sky>` each sky's own."""
+    """FIGURES as means over the skies that can say them, and under `psnr <sky>` each sky's own.
+
+    NaN where a picture is so wrong that one of these skies says nothing: a mean over the others would hide it.
+    """
     rows = [figures(one, restorer) for one in prepared]
-    columns = {key: np.array([row[key] for row in rows]) for key in FIGURES}
-    known = {key: values[np.isfinite(values)] for key, values in columns.items()}
-    summary = {key: float(values.mean()) if values.size else np.nan for key, values in known.items()}
+    told = {key: [row[key] for row in rows if key in row] for key in FIGURES}
+    summary = {key: float(np.mean(values)) if values else np.nan for key, values in told.items()}
     return summary | {f"psnr {one.sky.name}": row["psnr"] for one, row in zip(prepared, rows)}
 
 
@@ -85,15 +87,12 @@ def prepare(golden: GoldenSky) -> Prepared:
     exposures = camera.expose(sky, golden.night, rng)
     aligned = align(list(_frames(golden, exposures)), aligned=False, progress=lambda step, share: None)
     kappa, gain = RestoreSettings().reject_kappa, golden.night.electrons_per_adu
-    stacks = [
-        combine(frames, noise, find_outliers(frames, noise, kappa, gain))
-        for frames, noise in zip(aligned.bands, aligned.noise_adu)
-    ]
+    stacks = [clipped_stack(frames, noise, kappa, gain) for frames, noise in zip(aligned.bands, aligned.noise_adu)]
     return Prepared(golden, aligned, stacks, _truth(golden, sky, exposures, aligned.reference))
 
 
 def figures(prepared: Prepared, restorer: Restorer) -> dict[str, float]:
-    """FIGURES of one sky's picture; NaN for what it cannot say."""
+    """FIGURES of one sky's picture, without those that a sky whose stars are not all there is cannot say."""
     settings = RestoreSettings().model_dump()
     picture = restore(prepared.aligned, prepared.stacks, restorer, settings, lambda share: None).restored
     truth, inside = prepared.truth, slice(BORDER_PX, -BORDER_PX)
@@ -102,12 +101,13 @@ def figures(prepared: Prepared, restorer: Restorer) -> dict[str, float]:
     light = image.mean(0)
     change, scatter = flux_error(light, truth)
     width = star_width_px(light, truth.sky)
-    return {
+    said = {
         "psnr": psnr_db(image, truth.planes, truth.frame_noise),
-        "found": np.nan if truth.has_detail else share_found(light, truth, width),
         "flux_error": float(np.hypot(change, scatter)),
-        "invented": np.nan if truth.has_detail else invented_per_mpx(light, truth),
     }
+    if truth.has_detail:
+        return said
+    return said | {"found": share_found(light, truth, width), "invented": invented_per_mpx(light, truth)}
 
 
 def _frames(golden: GoldenSky, exposures: list[camera.Exposure]) -> Iterator[Frame]:

@@ -16,7 +16,7 @@ from stackd.disk.inbox import read_once
 from stackd.disk.reader import Useless, read_frame
 from stackd.disk.writer import write_result
 from stackd.errors import SetError
-from stackd.imaging.stack import Stack, combine, find_outliers
+from stackd.imaging.stack import Stack, clipped_stack
 from stackd.jobs.account import LeftOut, account_for
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.restore import AnyRestorer, restore
@@ -91,10 +91,7 @@ def _log_left_out(frames: Sequence[Frame], aligned: Aligned) -> None:
 def _stack(aligned: Aligned, facts: FrameFacts, kappa: float) -> list[Stack]:
     """The plain stack of each band."""
     gain = facts.electrons_per_adu or 1.0
-    return [
-        combine(frames, noise, find_outliers(frames, noise, kappa, gain))
-        for frames, noise in zip(aligned.bands, aligned.noise_adu)
-    ]
+    return [clipped_stack(frames, noise, kappa, gain) for frames, noise in zip(aligned.bands, aligned.noise_adu)]
 
 
 def _now() -> str:

@@ -15,7 +15,7 @@ from stackd.imaging import camera, skies
 from stackd.imaging.debayer import debayer
 from stackd.imaging.fuse import fuse
 from stackd.imaging.psf import DEFAULT_BETA, Psf
-from stackd.imaging.stack import combine, find_outliers
+from stackd.imaging.stack import clipped_stack
 from stackd.imaging.warp import Transform, apply_transform
 from stackd.network.channels import network_input
 
@@ -23,6 +23,7 @@ Image = NDArray[np.float32]
 CANVAS_PX = 320
 SKY_PX = 256  # the canvas' middle; what lies outside is edge
 TARGET_FWHM_PX = 2.0
+KAPPA = 4.0  # restore.reject_kappa's default
 # What the skies below cover; a set outside it meets a network that has never seen its like.
 TRAINED_RANGE = {"frames": [1, 32], "fwhm_px": [1.2, 6.0], "ellipticity": [0.0, 0.25]}
 
@@ -115,7 +116,7 @@ def _samples(sky: skies.Sky, night: camera.Night, exposures: list[camera.Exposur
     for planes in _bands(night, exposures):
         level = [p / c - rng.normal(0, 0.05) * s for p, c, s in zip(planes, scales, noise)]
         frames = np.array([apply_transform(p.astype(np.float32), t, p.shape)[0] for p, t in zip(level, transforms)])
-        stack = combine(frames, noise, find_outliers(frames, noise, 4.0))
+        stack = clipped_stack(frames, noise, KAPPA)
         banks.append(fuse(frames, noise, stack, told, TARGET_FWHM_PX))
     middle = slice((CANVAS_PX - SKY_PX) // 2, (CANVAS_PX + SKY_PX) // 2)
     truth = sky.truth(TARGET_FWHM_PX)

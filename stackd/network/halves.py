@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from stackd.imaging.closure import reblurred, stack_blur
 from stackd.imaging.fuse import Bank, fuse
 from stackd.imaging.psf import Psf
-from stackd.imaging.stack import Stack, combine, find_outliers
+from stackd.imaging.stack import Stack, clipped_stack
 from stackd.network.channels import network_input
 from stackd.network.feed import TARGET_FWHM_PX
 from stackd.network.pool import half_precision, turn_at_random, window_at_random
 
 Image = NDArray[np.float32]
 HalfBatch = tuple[Image, Image, Image, Image, Image]
-LEAST_FRAMES = 4  # of a set: a half of one frame knows no outliers
+LEAST_FRAMES = 6  # of a set: a half of two frames cannot tell which one has the satellite
 WINDOW_PX = 320  # of a picture that samples are made of; the simulator has the same canvas
 CROP_PX = 128
 MARGIN_PX = 20  # of a crop: there the other half's blur reaches over the edge
@@ -57,7 +57,7 @@ def halves(
     Even frames against odd ones, so that slow changes of the night are in both. Edges of EDGE_PX are lost.
     """
     parts = [slice(0, None, 2), slice(1, None, 2)]
-    stacks = [_stack(frames[p], noise_adu[p], kappa, gain) for p in parts]
+    stacks = [clipped_stack(frames[p], noise_adu[p], kappa, gain) for p in parts]
     banks = [fuse(frames[p], noise_adu[p], stack, psfs[p], TARGET_FWHM_PX) for p, stack in zip(parts, stacks)]
     kernels = [_kernel(psfs[p], noise_adu[p]) for p in parts]
     return [_sample(banks[0], stacks[1], kernels[1]), _sample(banks[1], stacks[0], kernels[0])]
@@ -94,10 +94,6 @@ def agreement(network: keras.Model, samples: Sequence[HalfSample]) -> float:
         restored, log_sigma = network([bank[cut], conditions])
         values.append(float(half_loss(wanted[0][cut], wanted[1][cut], wanted[2], restored, log_sigma)))
     return float(np.mean(values))
-
-
-def _stack(frames: Image, noise_adu: NDArray[np.float64], kappa: float, gain: float) -> Stack:
-    return combine(frames, noise_adu, find_outliers(frames, noise_adu, kappa, gain))
 
 
 def _sample(bank: Bank, other: Stack, kernel: Image) -> HalfSample:

@@ -1,11 +1,13 @@
 """The golden set: always the same skies, and figures that tell a good picture from a bad one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from stackd.disk import model_store, models
 from stackd.imaging.truth import matched
-from stackd.jobs import golden
+from stackd.jobs import golden, judging, promotion
 from stackd.jobs.loading import load_restorer
 
 SMALL = golden.GoldenSky("small", 7, size_px=256, stars_per_mpx=4000.0)
@@ -35,6 +37,22 @@ def test_the_truth_lies_on_the_frames(prepared: golden.Prepared) -> None:
     assert 0.7 < scale[0] < 1.5
     assert np.corrcoef(fitted.ravel(), truth.ravel())[0, 1] > 0.8
     assert len(prepared.aligned.used) == 8
+
+
+def test_a_sky_on_which_a_picture_says_nothing_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stars all gone, a flux error cannot be told: nor can the mean, and the candidate fails. Figures that a
+    nebula's knots forbid are left out for all."""
+    skies = [SMALL, replace(SMALL, name="nebula", detail=True)]
+    stars = {"psnr": 40.0, "flux_error": 0.01, "found": 0.5, "invented": 1.0}
+    said = iter([stars, {"psnr": 42.0, "flux_error": np.nan}])
+    monkeypatch.setattr(golden, "figures", lambda prepared, restorer: next(said))
+
+    mine = golden.judge([golden.Prepared(sky, None, [], None) for sky in skies], None)
+
+    assert (mine["psnr"], mine["found"], mine["invented"]) == (41.0, 0.5, 1.0)
+    rules = [rule for rule in judging.RULES if rule.judged_on == judging.GOLDEN]
+    compared = promotion.compare({judging.GOLDEN: mine}, {judging.GOLDEN: stars}, "it", rules)
+    assert compared.failed() == "flux_error on the golden set"
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Claimed errors against real ones on whole nights: after the curve, a claim is what really is off."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ SMALL = GoldenSky("small", 11, size_px=256, stars_per_mpx=4000.0)
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_curve_makes_claims_true(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bin by bin of the claimed error the real one is within 30 % of it, on the night that the curve was measured on.
+    """Bin by bin of the claimed error the real one is within 30 % of it, on another night than the curve's.
 
     On the emptiest quarter of the sky, where a few faint stars missed are all the error there is, within 50 %.
     """
@@ -23,7 +25,9 @@ def test_the_curve_makes_claims_true(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(honesty, "NIGHTS", (SMALL,))
 
     curve = honesty.measured_curve(card, weights)
-    claimed, error = honesty.claims(golden.prepare(SMALL), Restorer(card | {"sigma_curve": curve}, weights))
+    claimed, error = honesty.claims(
+        golden.prepare(replace(SMALL, seed=12)), Restorer(card | {"sigma_curve": curve}, weights)
+    )
 
     assert len(claimed) > 0.8 * SMALL.size_px**2
     for quarter in range(4):

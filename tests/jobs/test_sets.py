@@ -21,7 +21,7 @@ from stackd.network.calibrate import AS_CLAIMED
 from stackd.records import FrameFacts
 from tests.network.nights import NoProcesses, quick_skies
 
-SIZE_PX, FRAMES = 352, 6
+SIZE_PX, FRAMES = 352, 8
 
 
 def captures(folder: Path, seed: int) -> list[Path]:
