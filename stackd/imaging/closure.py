@@ -18,11 +18,12 @@ from stackd.imaging.skies import blur, splat, splat_otf
 
 Image = NDArray[np.float32]
 REGULARISATION = 1e-3
-APERTURE_PX = 5.0
-RING_PX = (8.0, 11.0)
+APERTURE_WIDTHS = 1.75  # radius of an aperture in star widths: most of the light, and little of the neighbours'
+LEAST_APERTURE_PX = 3.0
+RING_APERTURES = (1.6, 2.2)  # the ring that tells the sky, in such radii
 LEAST_STARS = 5
-CLOSING_SNR = 30.0  # below it an aperture of the plain stack knows nothing that the network does not
-NETWORK_FLUX_ERROR = 0.03  # of a bright star's light: how well the network knows it by itself
+CLOSING_SNR = 20.0  # below it an aperture of the plain stack knows nothing that the network does not
+NETWORK_FLUX_ERROR = 0.05  # of a bright star's light: how well the network knows it by itself
 CHECKING_SNR = 100.0  # below it an aperture's noise would pass for a change
 
 
@@ -84,9 +85,10 @@ def close_fluxes(
     the more that aperture's noise, and the less of it is believed: as much as makes the error of network and stack
     together least (Wiener). What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left.
     """
-    share = psf.share_within(APERTURE_PX)
-    lacking = _sums(np.nan_to_num(stack - seen_again), x, y) / share
-    by_network, by_stack = NETWORK_FLUX_ERROR * flux, noise_adu * np.linalg.norm(_aperture()) / share
+    radius_px = _radius_px(psf)
+    share = psf.share_within(radius_px)
+    lacking = _sums(np.nan_to_num(stack - seen_again), x, y, radius_px) / share
+    by_network, by_stack = NETWORK_FLUX_ERROR * flux, noise_adu * np.linalg.norm(_aperture(radius_px)) / share
     known = by_network > by_stack
     if known.any():
         lacking -= flux * np.nanmedian((lacking / flux)[known])
@@ -105,15 +107,16 @@ def widened(image: Image, from_fwhm_px: float, to_fwhm_px: float) -> Image:
 
 
 def check_fluxes(
-    stack: Image, seen_again: Image, x: NDArray[np.float64], y: NDArray[np.float64], flux: NDArray[np.float64]
+    stack: Image, seen_again: Image, psf: Psf, x: NDArray[np.float64], y: NDArray[np.float64], flux: NDArray[np.float64]
 ) -> FluxCheck | None:
     """How the light around stars at x, y (px) with these fluxes differs between the plain stack and the picture
     re-blurred to it; None with too few stars."""
     height, width = stack.shape
-    reach = RING_PX[1] + 1
+    radius_px = _radius_px(psf)
+    reach = RING_APERTURES[1] * radius_px + 1
     inside = (x > reach) & (y > reach) & (x < width - 1 - reach) & (y < height - 1 - reach)
     x, y, flux = x[inside], y[inside], flux[inside]
-    ratio = 1 + _sums(np.nan_to_num(seen_again - stack), x, y) / flux
+    ratio = 1 + _sums(np.nan_to_num(seen_again - stack), x, y, radius_px) / flux
     usable = np.isfinite(stack[np.round(y).astype(int), np.round(x).astype(int)]) & (ratio > 0)
     if usable.sum() < LEAST_STARS:
         return None
@@ -122,17 +125,23 @@ def check_fluxes(
     return FluxCheck(middle, float(1.4826 * np.median(np.abs(magnitudes - middle))), int(usable.sum()))
 
 
-def _sums(image: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Light within APERTURE_PX of each place, the ring around it taken off."""
+def _radius_px(psf: Psf) -> float:
+    """Of the apertures that stars of this shape are measured in: narrow stars stand close."""
+    return max(LEAST_APERTURE_PX, APERTURE_WIDTHS * psf.fwhm_px)
+
+
+def _sums(image: Image, x: NDArray[np.float64], y: NDArray[np.float64], radius_px: float) -> NDArray[np.float64]:
+    """Light within this radius of each place, the ring around it taken off."""
     rows = np.clip(np.round(y).astype(int), 0, image.shape[0] - 1)
     columns = np.clip(np.round(x).astype(int), 0, image.shape[1] - 1)
-    return cv2.filter2D(image.astype(np.float32), -1, _aperture())[rows, columns].astype(np.float64)
+    return cv2.filter2D(image.astype(np.float32), -1, _aperture(radius_px))[rows, columns].astype(np.float64)
 
 
-def _aperture() -> Image:
+def _aperture(radius_px: float) -> Image:
     """A kernel that sums a disc and takes off the mean of a ring around it."""
-    reach = int(RING_PX[1])
+    inner_px, outer_px = (apertures * radius_px for apertures in RING_APERTURES)
+    reach = int(outer_px)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    radius = np.hypot(x, y)
-    disc, ring = radius <= APERTURE_PX, (radius >= RING_PX[0]) & (radius <= RING_PX[1])
+    distance_px = np.hypot(x, y)
+    disc, ring = distance_px <= radius_px, (distance_px >= inner_px) & (distance_px <= outer_px)
     return (disc - ring * (disc.sum() / ring.sum())).astype(np.float32)

@@ -164,9 +164,9 @@ def _close(
         again = reblurred(image, kernel)
         places = x[bright], y[bright], flux[bright]
         closed.append(close_fluxes(image, stack.mean, again, psf, *places, noise_adu, target_fwhm_px))
-        before.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
+        before.append(check_fluxes(stack.mean, again, psf, x[brightest], y[brightest], flux[brightest]))
         again = reblurred(closed[-1], kernel)
-        after.append(check_fluxes(stack.mean, again, x[brightest], y[brightest], flux[brightest]))
+        after.append(check_fluxes(stack.mean, again, psf, x[brightest], y[brightest], flux[brightest]))
     return np.stack(closed), _worst(before), _worst(after)
 
 

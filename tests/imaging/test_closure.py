@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from stackd.imaging.closure import (
-    APERTURE_PX,
+    APERTURE_WIDTHS,
     NETWORK_FLUX_ERROR,
-    RING_PX,
+    RING_APERTURES,
     check_fluxes,
     close_fluxes,
     mean_psf,
@@ -25,6 +25,7 @@ SHAPE = (180, 191)
 TARGET_PX = 2.0
 PSFS = (Psf(2.4, 3.5), Psf(3.1, 3.0, 0.1, 0.5), Psf(3.6, 2.8, 0.05, 2.0))
 WEIGHTS = np.array([0.012, 0.01, 0.007])
+STARS = mean_psf(PSFS, WEIGHTS)
 KERNEL = stack_blur(SHAPE, PSFS, WEIGHTS, TARGET_PX)
 
 
@@ -78,7 +79,7 @@ def test_true_fluxes_pass(sky: Sky, rng: np.random.Generator) -> None:
     stack = plain_stack(sky) + rng.normal(0, 3, SHAPE).astype(np.float32)
     stack[:, :30] = np.nan
 
-    check = check_fluxes(stack, seen_again(sky), sky.x, sky.y, sky.flux[0])
+    check = check_fluxes(stack, seen_again(sky), STARS, sky.x, sky.y, sky.flux[0])
 
     assert check is not None
     assert 15 < check.stars < len(sky.x)
@@ -91,7 +92,7 @@ def test_dimmed_and_brightened_stars_show(sky: Sky, share: float) -> None:
     """A network that takes or adds light at all stars: the change in magnitudes."""
     wrong = Sky(sky.diffuse, sky.x, sky.y, sky.flux * share)
 
-    check = check_fluxes(plain_stack(sky), seen_again(wrong), sky.x, sky.y, sky.flux[0])
+    check = check_fluxes(plain_stack(sky), seen_again(wrong), STARS, sky.x, sky.y, sky.flux[0])
 
     assert check is not None
     assert check.change_mag == pytest.approx(-2.5 * np.log10(share), abs=0.06)
@@ -103,8 +104,8 @@ def test_removed_stars_show(sky: Sky) -> None:
     flux[:, ::2] *= 0.5
     halved, none = Sky(sky.diffuse, sky.x, sky.y, flux), Sky(sky.diffuse, sky.x, sky.y, sky.flux * 0)
 
-    check = check_fluxes(plain_stack(sky), seen_again(halved), sky.x, sky.y, sky.flux[0])
-    gone = check_fluxes(plain_stack(sky), seen_again(none), sky.x, sky.y, sky.flux[0])
+    check = check_fluxes(plain_stack(sky), seen_again(halved), STARS, sky.x, sky.y, sky.flux[0])
+    gone = check_fluxes(plain_stack(sky), seen_again(none), STARS, sky.x, sky.y, sky.flux[0])
 
     assert check is not None
     assert max(check.scatter_mag, abs(check.change_mag)) > 0.3
@@ -115,21 +116,19 @@ def test_too_few_stars_give_no_verdict(sky: Sky) -> None:
     """Below five stars away from the edge there is nothing to say."""
     stack, again = plain_stack(sky), seen_again(sky)
 
-    assert check_fluxes(stack, again, sky.x[:4], sky.y[:4], sky.flux[0, :4]) is None
+    assert check_fluxes(stack, again, STARS, sky.x[:4], sky.y[:4], sky.flux[0, :4]) is None
     edge = np.full(9, 3.0)
-    assert check_fluxes(stack, again, edge, np.linspace(20, 160, 9), np.full(9, 1e4)) is None
+    assert check_fluxes(stack, again, STARS, edge, np.linspace(20, 160, 9), np.full(9, 1e4)) is None
 
 
 def test_the_mean_psf_is_the_stacks_own(sky: Sky) -> None:
     """Star fluxes measured with it on the plain stack are the true ones to 3 %, and their noise is told."""
-    psf = mean_psf(PSFS, WEIGHTS)
+    flux, snr = stars_in_stack(plain_stack(sky), 3.0, STARS, sky.x, sky.y)
 
-    flux, snr = stars_in_stack(plain_stack(sky), 3.0, psf, sky.x, sky.y)
-
-    assert min(p.fwhm_px for p in PSFS) < psf.fwhm_px < max(p.fwhm_px for p in PSFS)
+    assert min(p.fwhm_px for p in PSFS) < STARS.fwhm_px < max(p.fwhm_px for p in PSFS)
     np.testing.assert_allclose(flux, sky.flux[0], rtol=0.05)
     assert np.median(flux / sky.flux[0]) == pytest.approx(1, abs=0.03)
-    np.testing.assert_allclose(snr * 3.0 * 1.5 * psf.fwhm_px, flux)
+    np.testing.assert_allclose(snr * 3.0 * 1.5 * STARS.fwhm_px, flux)
 
 
 def closed_again(sky: Sky, wrong: Sky, psf: Psf, noise_adu: float = 0.01) -> tuple[NDArray, NDArray]:
@@ -151,13 +150,13 @@ def some_wrong(sky: Sky, share: float) -> Sky:
 def test_sky_that_nobody_saw_lacks_no_light(sky: Sky) -> None:
     """A star beside unseen pixels, on a high ground: what is not known there is not given to the star."""
     ground, star = np.float32(200), 8
-    psf, stack = mean_psf(PSFS, WEIGHTS), plain_stack(sky) + ground
-    flux = stars_in_stack(plain_stack(sky), 3.0, psf, sky.x, sky.y)[0]
+    stack = plain_stack(sky) + ground
+    flux = stars_in_stack(plain_stack(sky), 3.0, STARS, sky.x, sky.y)[0]
     row, column = round(sky.y[star]), round(sky.x[star])
     stack[row - 11 : row + 12, column + 8 : column + 12] = np.nan
     truth = sky.truth(TARGET_PX)[0] + ground
 
-    closed = close_fluxes(truth, stack, seen_again(sky) + ground, psf, sky.x, sky.y, flux, 0.01, TARGET_PX)
+    closed = close_fluxes(truth, stack, seen_again(sky) + ground, STARS, sky.x, sky.y, flux, 0.01, TARGET_PX)
 
     around = np.s_[row - 5 : row + 6, column - 5 : column + 6]
     assert abs((closed - truth)[around].sum()) < 0.02 * sky.flux[0, star]
@@ -169,10 +168,10 @@ def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
     sky between them is as it was."""
     wrong = some_wrong(sky, share)
 
-    closed, again = closed_again(sky, wrong, mean_psf(PSFS, WEIGHTS))
+    closed, again = closed_again(sky, wrong, STARS)
 
     for those in (slice(0, None, 3), slice(1, None, 3), slice(2, None, 3)):
-        check = check_fluxes(plain_stack(sky), again, sky.x[those], sky.y[those], sky.flux[0, those])
+        check = check_fluxes(plain_stack(sky), again, STARS, sky.x[those], sky.y[those], sky.flux[0, those])
         assert check is not None
         assert abs(check.change_mag) < 0.02
         assert check.scatter_mag < 0.02
@@ -185,14 +184,15 @@ def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
 def test_a_noisy_stack_is_believed_less(sky: Sky) -> None:
     """Every third star without a tenth of its light. Where the stack's noise in an aperture is as much as the network's
     own error, half of it is given back; where it is ten times that, hardly any."""
-    psf, dimmed = mean_psf(PSFS, WEIGHTS), slice(0, None, 3)
-    pixels = np.pi * APERTURE_PX**2 * (1 + APERTURE_PX**2 / (RING_PX[1] ** 2 - RING_PX[0] ** 2))
+    dimmed = slice(0, None, 3)
+    ring = RING_APERTURES[1] ** 2 - RING_APERTURES[0] ** 2
+    pixels = np.pi * (APERTURE_WIDTHS * STARS.fwhm_px) ** 2 * (1 + 1 / ring)
     equal = NETWORK_FLUX_ERROR * float(np.median(sky.flux[0, dimmed])) / np.sqrt(pixels)
 
     left = []
     for noise_adu in (0.01, equal, 10 * equal):
-        _, again = closed_again(sky, some_wrong(sky, 0.9), psf, noise_adu)
-        check = check_fluxes(plain_stack(sky), again, sky.x[dimmed], sky.y[dimmed], sky.flux[0, dimmed])
+        _, again = closed_again(sky, some_wrong(sky, 0.9), STARS, noise_adu)
+        check = check_fluxes(plain_stack(sky), again, STARS, sky.x[dimmed], sky.y[dimmed], sky.flux[0, dimmed])
         assert check is not None
         left.append(check.change_mag)
 
@@ -203,12 +203,11 @@ def test_a_noisy_stack_is_believed_less(sky: Sky) -> None:
 
 def test_stars_need_no_true_psf(sky: Sky) -> None:
     """A PSF a tenth too narrow: what an aperture measures is right all the same."""
-    psf = mean_psf(PSFS, WEIGHTS)
     dimmed = slice(0, None, 3)
 
-    _, again = closed_again(sky, some_wrong(sky, 0.5), replace(psf, fwhm_px=0.9 * psf.fwhm_px))
+    _, again = closed_again(sky, some_wrong(sky, 0.5), replace(STARS, fwhm_px=0.9 * STARS.fwhm_px))
 
-    check = check_fluxes(plain_stack(sky), again, sky.x[dimmed], sky.y[dimmed], sky.flux[0, dimmed])
+    check = check_fluxes(plain_stack(sky), again, STARS, sky.x[dimmed], sky.y[dimmed], sky.flux[0, dimmed])
     assert check is not None
     assert abs(check.change_mag) < 0.02
 
@@ -218,9 +217,9 @@ def test_what_all_stars_lack_alike_is_left(sky: Sky) -> None:
     tells."""
     wrong = Sky(sky.diffuse, sky.x, sky.y, 0.8 * sky.flux)
 
-    _, again = closed_again(sky, wrong, mean_psf(PSFS, WEIGHTS))
+    _, again = closed_again(sky, wrong, STARS)
 
-    check = check_fluxes(plain_stack(sky), again, sky.x, sky.y, sky.flux[0])
+    check = check_fluxes(plain_stack(sky), again, STARS, sky.x, sky.y, sky.flux[0])
     assert check is not None
     assert check.change_mag == pytest.approx(-2.5 * np.log10(0.8), abs=0.03)
     assert check.scatter_mag < 0.02
