@@ -45,6 +45,8 @@ TARGET_FWHM_PX = 1.0  # of the Wiener maps; the network does the rest
 UNIT = corruption.NOISE / np.sqrt(corruption.FRAMES)  # noise of the mean of the frames
 LARGEST_SIDE_PX = 640  # of a picture to cut fields from
 WINDOW, WARM, SAMPLES_PER_STEP = 1200, 200, 0.5
+FLIPS = [np.s_[::rows, ::columns] for rows in (1, -1) for columns in (1, -1)]  # what an oblong picture allows
+BATCH = 4  # whole fields: the blur darkens their edges, which only who sees edges can undo
 TOLD_STEPS = 200
 ZOOM = 4  # of the figure's panels
 AS_IT_IS = Stretch((0.0,), (1.0,), 1.0, 1e3)  # 0 black, 1 white, linear between
@@ -77,7 +79,7 @@ def fit_today(training: Sequence[Path], chosen: argparse.Namespace) -> keras.Mod
     keras.utils.set_random_seed(chosen.seed)
     fit.use_fast_arithmetic()
     config = architecture.PRESETS[chosen.preset]
-    trainer = fit.Trainer(architecture.build(config), fit.Recipe(), log_mean_square)
+    trainer = fit.Trainer(architecture.build(config), fit.Recipe(batch=BATCH), log_mean_square)
     small = [_shrunk(read_picture(path)) for path in training]
     pool = Pool(
         chosen.seed, small, window=WINDOW, warm=WARM, skies_per_step=SAMPLES_PER_STEP, processes=1,
@@ -85,10 +87,10 @@ def fit_today(training: Sequence[Path], chosen: argparse.Namespace) -> keras.Mod
     )  # fmt: skip
     losses: list[float] = []
     try:
-        pool.batch(0, trainer.recipe.crop_px, trainer.batch)
+        pool.batch(0, None, trainer.batch)
         started_s = time.monotonic()
         while (share := _share(trainer.step, time.monotonic() - started_s, chosen)) < 1:
-            batch = pool.batch(trainer.step, trainer.recipe.crop_px, trainer.batch)
+            batch = pool.batch(trainer.step, None, trainer.batch)
             losses.append(trainer.train_on(batch, share))
             if trainer.step % TOLD_STEPS == 0:
                 decibels = -10 / np.log(10) * np.mean(losses[-TOLD_STEPS:])
@@ -130,10 +132,13 @@ def bank_of(frames: Image) -> Bank:
 
 
 def apply_today(network: keras.Model, frames: Image) -> Image:
-    """One picture (H, W) in 0..1 from eight frames (H, W, 8)."""
+    """One picture (H, W) in 0..1 from eight frames (H, W, 8): the mean of what the network says of it straight,
+    mirrored either way and upside down, as stackd shows it a picture in several orientations."""
     bank = bank_of(frames)
-    restored, _ = network([network_input([bank])[0][None], bank.conditions[None]])
-    return np.clip(np.asarray(restored)[0] * np.float32(bank.unit_adu) + np.float32(bank.floor_adu), 0, 1)
+    maps = network_input([bank])[0]
+    seen, _ = network([np.stack([maps[flip] for flip in FLIPS]), np.repeat(bank.conditions[None], len(FLIPS), 0)])
+    restored = np.mean([one[flip] for one, flip in zip(np.asarray(seen), FLIPS)], axis=0)
+    return np.clip(restored * np.float32(bank.unit_adu) + np.float32(bank.floor_adu), 0, 1)
 
 
 def judge(

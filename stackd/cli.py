@@ -207,6 +207,9 @@ def train(
     from_sets: Annotated[
         bool, typer.Option("--from-sets", help="Learn from the outbox's sets, too; starts from the current model.")
     ] = False,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-7, max=1.0, help="The first one; default: 1e-3, from a model's weights 2e-4.")
+    ] = None,
     store: Annotated[Path | None, typer.Option("--out", help="Model store; default: folders.models.")] = None,
     config: Config = None,
 ) -> None:
@@ -232,6 +235,7 @@ def train(
         keep=settings.train.keep,
         sets=SetFolders(folders.outbox, (folders.inbox, folders.archive)) if from_sets else None,
         from_current=from_current or from_sets,
+        learning_rate=learning_rate,
     )
     try:
         with _training_bar() as report:

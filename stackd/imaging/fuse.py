@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from stackd.imaging.background import SCALES_PX, backgrounds
 from stackd.imaging.psf import Psf, target_otf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
@@ -30,10 +31,10 @@ PAD_PX = 40  # mirrored at the edges so that the transform's wrap-around stays o
 class Bank:
     """What the network sees of one band; planes are (H, W).
 
-    `plain` is the clipped mean, `wiener` (M, H, W) the estimates at target width, both in units of
-    `unit_adu` (the stack's sky noise where all frames overlap); `score` the matched filter in sigma;
-    `spread` the frames' scatter in sigma; `depth` the local noise over `unit_adu`. `conditions` (C,) are facts of the
-    whole picture: logs of the star widths and of each map's noise.
+    `plain` is the clipped mean, `wiener` (M, H, W) the estimates at target width, `background` (S, H, W) the plain
+    stack's sky behind its sources on ever larger scales, all in units of `unit_adu` (the stack's sky noise where all
+    frames overlap); `score` the matched filter in sigma; `spread` the frames' scatter in sigma; `depth` the local noise
+    over `unit_adu`. `conditions` (C,) are facts of the whole picture: logs of the star widths and of each map's noise.
 
     All maps count from `floor_adu`, the darkest smooth part of the picture: where a set's measured sky lies is an
     accident of how much nebula or glow is in it, and the network takes what lies below zero for noise.
@@ -41,6 +42,7 @@ class Bank:
 
     plain: Image
     wiener: Image
+    background: Image
     score: Image
     spread: Image
     depth: Image
@@ -49,6 +51,7 @@ class Bank:
     conditions: NDArray[np.float32]
 
 
+ESTIMATES = 1 + len(REGULARISATIONS) + len(SCALES_PX)  # of the sky's light: the plain stack, Wiener maps, backgrounds
 CONDITIONS = 3 + 1 + len(REGULARISATIONS)
 
 
@@ -75,8 +78,10 @@ def fuse(
     conditions = [np.log(w / target_fwhm_px) for w in widths] + [float(psfs is None)]
     conditions += [np.log(max(pixel_noise(m), 1e-3)) for m in (plain, *wiener)]
     spread = np.nan_to_num(stack.spread, nan=1.0)
-    parts = (plain, wiener, score, spread, depth)
-    return Bank(*(p.astype(np.float32) for p in parts), unit, floor, np.array(conditions, np.float32))
+    unseen = np.isnan(stack.mean)
+    background = backgrounds(*(np.where(unseen, np.nan, plane).astype(np.float32) for plane in (plain, score)))
+    parts = (plain, wiener, background, score, spread, depth)
+    return Bank(*(p.astype(np.float32, copy=False) for p in parts), unit, floor, np.array(conditions, np.float32))
 
 
 def _darkest(mean: Image) -> float:

@@ -24,6 +24,7 @@ SAME_STAR_PX = 1.5
 HALO = Psf(4.5, 2.5)  # wider than any star of the nights: what lies outside it is empty sky
 STACK_STAR_FWHM_PX = 3.0
 WORTH_FINDING_SIGMA = 2.5  # of an ideal stack's error of a star's flux
+ENOUGH_TO_FIND = 20  # stars; a share of fewer says nothing
 BRIGHT_SIGMA = 60.0
 LONELY_PX = 14.0
 FLUX_RADIUS_PX, FLUX_RING_PX = 6.0, (9.0, 13.0)
@@ -58,9 +59,10 @@ class Truth:
 
 
 def share_found(light: Image, truth: Truth, width_px: float | None, ground: Ground | None = None) -> float:
-    """Share of the stars worth finding that stand above the height at which FALSE_PER_MPX false peaks do too."""
-    worth = (truth.flux > WORTH_FINDING_SIGMA * truth.flux_error) & _inside(light, truth.sky.x, truth.sky.y)
-    if worth.sum() < 20:
+    """Share of the stars worth finding that stand above the height at which FALSE_PER_MPX false peaks do too; NaN with
+    too few of them."""
+    worth = _worth_finding(light, truth)
+    if worth.sum() < ENOUGH_TO_FIND:
         return np.nan
     x, y, _ = peaks(light, width_px, ground or ground_of)
     near = cKDTree(np.stack([truth.sky.x, truth.sky.y], 1))
@@ -76,6 +78,15 @@ def share_found(light: Image, truth: Truth, width_px: float | None, ground: Grou
             if false > allowed:
                 break
     return float(found[worth].mean())
+
+
+def stars_worth_finding(light: Image, truth: Truth) -> int:
+    """How many stars `share_found` asks for; with fewer than ENOUGH_TO_FIND it is NaN."""
+    return int(_worth_finding(light, truth).sum())
+
+
+def _worth_finding(light: Image, truth: Truth) -> NDArray[np.bool_]:
+    return (truth.flux > WORTH_FINDING_SIGMA * truth.flux_error) & _inside(light, truth.sky.x, truth.sky.y)
 
 
 def invented_per_mpx(light: Image, truth: Truth, ground: Ground | None = None) -> float:

@@ -118,12 +118,12 @@ def _galaxy(shape, bands: int, rng) -> Image:
 def from_picture(picture: Image, shape: tuple[int, int], bands: int, rng: np.random.Generator, peak: float) -> Image:
     """A diffuse sky (bands, H, W) cut out of a clean picture (h, w, 3) with values 0 to 1.
 
-    The display gamma is undone, the picture shrunk so that its own blur and noise fall below a pixel,
-    and its darkest part taken as sky.
+    The display gamma is undone, the picture shrunk, much so that its own blur and noise fall below a pixel or little so
+    that it is as soft as large telescopes' pixels make it, and its darkest part taken as sky.
     """
     height, width = shape
     least = max(height / picture.shape[0], width / picture.shape[1])
-    shrink = max(least, rng.uniform(0.3, 0.6))
+    shrink = max(least, rng.uniform(0.3, 0.9))
     size = max(width, round(picture.shape[1] * shrink)), max(height, round(picture.shape[0] * shrink))
     method = cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC
     small = cv2.resize(picture, size, interpolation=method)

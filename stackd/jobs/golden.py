@@ -11,7 +11,14 @@ import numpy as np
 
 from stackd.disk.frame import Frame, Image
 from stackd.imaging import camera, skies
-from stackd.imaging.judge import Truth, flux_error, invented_per_mpx, share_found
+from stackd.imaging.judge import (
+    ENOUGH_TO_FIND,
+    Truth,
+    flux_error,
+    invented_per_mpx,
+    share_found,
+    stars_worth_finding,
+)
 from stackd.imaging.stack import Stack, clipped_stack
 from stackd.imaging.truth import matched, psnr_db, seen_from, star_width_px
 from stackd.jobs.align import Aligned, align
@@ -105,9 +112,11 @@ def figures(prepared: Prepared, restorer: Restorer) -> dict[str, float]:
         "psnr": psnr_db(image, truth.planes, truth.frame_noise),
         "flux_error": float(np.hypot(change, scatter)),
     }
-    if truth.has_detail:
-        return said
-    return said | {"found": share_found(light, truth, width), "invented": invented_per_mpx(light, truth)}
+    if not truth.has_detail:
+        said["invented"] = invented_per_mpx(light, truth)
+    if not truth.has_detail and stars_worth_finding(light, truth) >= ENOUGH_TO_FIND:
+        said["found"] = share_found(light, truth, width)
+    return said
 
 
 def _frames(golden: GoldenSky, exposures: list[camera.Exposure]) -> Iterator[Frame]:

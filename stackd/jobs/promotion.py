@@ -5,7 +5,7 @@ be run, it takes over. Knows no training and no skies: figures come in as plain 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,30 +77,33 @@ def compare(candidate: Figures, current: Figures | None, against: str, rules: Se
     return Comparison(against, tuple(rows))
 
 
-def current_model(store: Path, name: str) -> tuple[models.ModelVersion, dict[str, Any], Weights] | None:
-    """The current version of a name with its card and weights; None, said in the log, where none can be loaded."""
+def models_in_use(store: Path, name: str) -> Iterator[tuple[models.ModelVersion, dict[str, Any], Weights]]:
+    """(version, card, weights) of the current model of a name, then of those that were current before, latest first, as
+    the daemon falls back to them. What cannot be loaded is passed over, said in the log."""
     try:
-        version = models.resolve(store, name)
-        return version, *model_store.load_weights(version)
+        current = [models.resolve(store, name)]
     except ModelError as error:
-        logger.info("no current model to compare with: {}", error)
-        return None
+        logger.info("no current model: {}", error)
+        current = []
+    for version in (*current, *models.earlier(store, name)):
+        try:
+            yield version, *model_store.load_weights(version)
+        except ModelError as error:
+            logger.warning("{}@{} cannot be loaded: {}", name, version.version, error)
 
 
 def figures_of_current(
     store: Path, name: str, judge: Callable[[dict[str, Any], Weights], Figures]
 ) -> tuple[str, Figures | None]:
-    """(NAME@VERSION, figures by `judge(card, weights)`) of the current model; ("", None) where none can be run."""
-    found = current_model(store, name)
-    if found is None:
-        return "", None
-    version, card, weights = found
-    try:
-        return f"{version.name}@{version.version}", judge(card, weights)
-    except (ModelError, KeyError) as error:
-        # a model of another time: its card lacks a key or its arrays are not this architecture's
-        logger.warning("{}@{} cannot be run by this stackd, so it is no rival: {}", name, version.version, error)
-        return "", None
+    """(NAME@VERSION, figures by `judge(card, weights)`) of the current model, or the latest before it that can be run,
+    which is then the one in use; ("", None) where none can."""
+    for version, card, weights in models_in_use(store, name):
+        try:
+            return f"{version.name}@{version.version}", judge(card, weights)
+        except (ModelError, KeyError) as error:
+            # a model of another time: its card lacks a key or its arrays are not this architecture's
+            logger.warning("{}@{} cannot be run by this stackd, so it is no rival: {}", name, version.version, error)
+    return "", None
 
 
 def publish(

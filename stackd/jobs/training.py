@@ -40,6 +40,8 @@ def train(request: TrainingRequest, report: Callable[[Progress], None] = lambda 
     the current model then stays.
     """
     if request.preset == "classic":
+        if request.learning_rate is not None:
+            raise ConfigError("the preset classic is trained as in 2019: it takes no --learning-rate")
         return train_classic(request)
     if request.preset not in architecture.PRESETS:
         raise ConfigError(f"no preset {request.preset!r}; there are: {', '.join(architecture.PRESETS)}, classic")
@@ -90,21 +92,24 @@ def _galleries(folder: Path | None) -> tuple[Pictures, Pictures]:
 
 def _begun(request: TrainingRequest) -> tuple[fit.Trainer, Run]:
     """A network to train, new or with the current model's weights."""
-    config = architecture.PRESETS[request.preset]
     recipe = fit.RECIPES.get(request.preset, fit.Recipe())
     if request.steps is not None:
         recipe = replace(recipe, steps=request.steps)
-    current = promotion.current_model(request.store, request.preset) if request.from_current else None
-    if current is not None and current[1]["architecture"] != config:
-        logger.warning("the current model is of another architecture: starts anew")
-        current = None
-    if current is None:
-        return _trainer(request, recipe), Run.begun(request, recipe, "")
-    version, _, weights = current
-    recipe = replace(recipe, learning_rate=GENTLE_RATE)
-    trainer = _trainer(request, recipe)
-    trainer.start_from(weights)
-    return trainer, Run.begun(request, recipe, f"{version.name}@{version.version}")
+    for version, _, weights in promotion.models_in_use(request.store, request.preset) if request.from_current else ():
+        trainer = _trainer(request, gentle := _at_rate(recipe, request.learning_rate or GENTLE_RATE))
+        try:
+            trainer.start_from(weights)
+            return trainer, Run.begun(request, gentle, f"{version.name}@{version.version}")
+        except ModelError as error:
+            logger.warning("{}@{}: cannot be started from: {}", version.name, version.version, error)
+    recipe = _at_rate(recipe, request.learning_rate or recipe.learning_rate)
+    return _trainer(request, recipe), Run.begun(request, recipe, "")
+
+
+def _at_rate(recipe: fit.Recipe, learning_rate: float) -> fit.Recipe:
+    """The recipe with this first learning rate; the last one is never higher."""
+    last = min(learning_rate, recipe.last_learning_rate)
+    return replace(recipe, learning_rate=learning_rate, last_learning_rate=last)
 
 
 def _resumed(request: TrainingRequest) -> tuple[fit.Trainer, Run] | None:
@@ -159,4 +164,5 @@ def _stored(request: TrainingRequest, card: dict[str, Any], weights, judge: Judg
 def _command(request: TrainingRequest, steps: int) -> str:
     pictures = " --pictures DIR" if request.pictures else ""
     sets = " --from-sets" if request.sets else " --from-current" if request.from_current else ""
-    return f"stackd-train --preset {request.preset}{pictures}{sets} --steps {steps} --seed {request.seed}"
+    rate = f" --learning-rate {request.learning_rate:g}" if request.learning_rate is not None else ""
+    return f"stackd-train --preset {request.preset}{pictures}{sets}{rate} --steps {steps} --seed {request.seed}"

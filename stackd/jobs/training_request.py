@@ -30,6 +30,7 @@ class TrainingRequest:
     keep: int = 5
     sets: SetFolders | None = None  # learn from these captures, too
     from_current: bool = False  # start from the current model's weights
+    learning_rate: float | None = None  # the first one; None: the recipe's, a gentle one from the current model
 
 
 @dataclass(frozen=True, slots=True)

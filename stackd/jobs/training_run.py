@@ -81,6 +81,7 @@ def _asked(request: TrainingRequest) -> dict[str, Any]:
     return {
         "pictures": request.pictures and str(request.pictures.absolute()), "steps": request.steps,
         "minutes": request.minutes, "seed": request.seed, "sets": sets, "from_current": request.from_current,
+        "learning_rate": request.learning_rate,
     }  # fmt: skip
 
 

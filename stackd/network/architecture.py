@@ -12,11 +12,16 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from stackd.imaging.fuse import CONDITIONS
+from stackd.imaging.background import SCALES_PX
+from stackd.imaging.fuse import CONDITIONS, REGULARISATIONS
 from stackd.network.channels import CHANNELS, MIXED, OWN
 
 STRIDE = 8  # px: sides of an input are multiples of it
 HALO_PX = 104  # beyond the reach of the deepest path, so that a tile's middle knows nothing of its edge
+
+# Before training all quiet estimates have their share. What has next to none learns nothing: with the backgrounds at
+# -4 a network grown from one that knew none still gave them 0.000 after 4,000 steps.
+FIRST_LOGITS = [0.0, -6.0, *[-2.0] * (len(REGULARISATIONS) - 2), 1.0, *[0.0] * len(SCALES_PX)]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"widths": [32, 64, 96], "blocks": [1, 2, 3]},
@@ -86,7 +91,7 @@ class Mix(layers.Layer):
     def call(self, inputs):
         bank, head = inputs
         bank = ops.cast(bank, "float32")
-        start = ops.convert_to_tensor([0.0] + [-6.0] + [-2.0] * (MIXED - 3) + [1.0], "float32")
+        start = ops.convert_to_tensor(FIRST_LOGITS, "float32")
         weights = ops.softmax(head[..., :MIXED] + start, axis=-1)
         mixed = ops.sum(weights * bank[..., :MIXED], axis=-1)
         bound = self.LARGEST_CORRECTION

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stackd.imaging.fuse import REGULARISATIONS, Bank
+from stackd.imaging.fuse import ESTIMATES, Bank
 
-MIXED = 1 + len(REGULARISATIONS)  # the plain stack and the Wiener maps lead the channels
+MIXED = ESTIMATES  # the estimates of the sky's light lead the channels
 OWN = MIXED + 3  # score, spread, depth
 GUIDE = 3  # all bands' plain stack, middle Wiener map and score
 CHANNELS = OWN + GUIDE
@@ -20,7 +20,7 @@ def channel_maps(banks: Sequence[Bank]) -> list[list[NDArray[np.float32]]]:
     """
     depth = np.float32(np.sqrt(len(banks)))
     guide = [sum(maps) / depth for maps in zip(*((b.plain, b.wiener[1], b.score) for b in banks))]
-    return [[b.plain, *b.wiener, b.score, b.spread, b.depth, *guide] for b in banks]
+    return [[b.plain, *b.wiener, *b.background, b.score, b.spread, b.depth, *guide] for b in banks]
 
 
 def network_input(banks: Sequence[Bank]) -> list[NDArray[np.float32]]:

@@ -31,8 +31,8 @@ class Recipe:
     """How to train: everything that, with the seed, decides the result."""
 
     steps: int = 24_000
-    batch: int = 8
-    crop_px: int = 96
+    batch: int = 6
+    crop_px: int = 112
     learning_rate: float = 1e-3
     last_learning_rate: float = 1e-5
     warm_up: int = 300
@@ -168,7 +168,12 @@ class Trainer:
         return {v.path: mean.numpy() for v, mean in zip(self.network.trainable_variables, self.average)}
 
     def start_from(self, weights: dict[str, NDArray[np.float32]]) -> None:
-        """Go on from another model's weights of the same architecture."""
+        """Go on from another model's weights. Raises ModelError, and changes nothing, for those of another network."""
+        own = {v.path: tuple(v.shape) for v in self.network.trainable_variables}
+        other = {path: values.shape for path, values in weights.items()}
+        if own != other:
+            odd = min(path for path in own | other if own.get(path) != other.get(path))
+            raise ModelError(f"the weights are of another network: {odd} is not what it was")
         for v, m in zip(self.network.trainable_variables, self.average):
             v.assign(weights[v.path])
             m.assign(weights[v.path])

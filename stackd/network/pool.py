@@ -47,8 +47,9 @@ class Pool:
         )
         self._lookahead = 8 * processes
 
-    def batch(self, step: int, crop_px: int, size: int) -> tuple[Image, NDArray[np.float32], Image]:
-        """(bank, conditions, truth) of `size` random crops, each flipped and turned at random."""
+    def batch(self, step: int, crop_px: int | None, size: int) -> tuple[Image, NDArray[np.float32], Image]:
+        """(bank, conditions, truth) of `size` random crops, each flipped and turned at random; without `crop_px` of
+        whole samples, flipped and turned as far as they keep their shape."""
         self._advance_to(self._warm + int(step * self._rate))
         rng = np.random.default_rng([self._seed, 1 << 32, step])
         crops = [_crop(self._samples[rng.integers(len(self._samples))], crop_px, rng) for _ in range(size)]
@@ -84,9 +85,9 @@ def half_precision(bank: Image) -> NDArray[np.float16]:
     return np.clip(bank, -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
 
 
-def turn_at_random(rng: np.random.Generator) -> Callable[[Image], Image]:
-    """One of the eight ways to turn and flip a picture (H, W, ...)."""
-    turn, flip = int(rng.integers(4)), bool(rng.integers(2))
+def turn_at_random(rng: np.random.Generator, *, square: bool = True) -> Callable[[Image], Image]:
+    """One of the eight ways to turn and flip a picture (H, W, ...), or of the four that an oblong one allows."""
+    turn, flip = int(rng.integers(4)) if square else 2 * int(rng.integers(2)), bool(rng.integers(2))
 
     def turned(image: Image) -> Image:
         image = np.rot90(image, turn)
@@ -116,7 +117,7 @@ def _simulate_in_child(simulate: Simulate | None, seed: int, number: int) -> lis
     return [replace(sample, bank=half_precision(sample.bank)) for sample in made]
 
 
-def _crop(sample: Sample, crop_px: int, rng: np.random.Generator) -> tuple[Image, NDArray[np.float32], Image]:
-    window = window_at_random(sample.truth.shape, crop_px, rng)
-    turned = turn_at_random(rng)
+def _crop(sample: Sample, crop_px: int | None, rng: np.random.Generator) -> tuple[Image, NDArray[np.float32], Image]:
+    window = window_at_random(sample.truth.shape, crop_px, rng) if crop_px else (slice(None), slice(None))
+    turned = turn_at_random(rng, square=crop_px is not None)
     return turned(sample.bank[window]), sample.conditions, turned(sample.truth[window])

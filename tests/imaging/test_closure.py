@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stackd.imaging.closure import (
-    APERTURE_WIDTHS,
+    APERTURES_PX,
     NETWORK_FLUX_ERROR,
     RING_APERTURES,
     check_fluxes,
@@ -186,7 +186,7 @@ def test_a_noisy_stack_is_believed_less(sky: Sky) -> None:
     own error, half of it is given back; where it is ten times that, hardly any."""
     dimmed = slice(0, None, 3)
     ring = RING_APERTURES[1] ** 2 - RING_APERTURES[0] ** 2
-    pixels = np.pi * (APERTURE_WIDTHS * STARS.fwhm_px) ** 2 * (1 + 1 / ring)
+    pixels = np.pi * APERTURES_PX[1] ** 2 * (1 + 1 / ring)
     equal = NETWORK_FLUX_ERROR * float(np.median(sky.flux[0, dimmed])) / np.sqrt(pixels)
 
     left = []

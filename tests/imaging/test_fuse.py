@@ -49,7 +49,7 @@ def test_the_order_of_frames_does_not_matter(order: list[int], seed: int) -> Non
 
     one, other = bank_of(frames), bank_of(frames[order], tuple(PSFS[k] for k in order), NOISE_ADU[order])
 
-    for name in ("plain", "wiener", "score", "spread", "depth", "conditions"):
+    for name in ("plain", "wiener", "background", "score", "spread", "depth", "conditions"):
         np.testing.assert_allclose(getattr(other, name), getattr(one, name), atol=1e-4)
     assert other.unit_adu == pytest.approx(one.unit_adu)
     assert other.floor_adu == pytest.approx(one.floor_adu, abs=1e-3)
@@ -101,7 +101,7 @@ def test_maps_count_from_the_darkest_smooth_sky(rng: np.random.Generator) -> Non
 
     assert bank.floor_adu == pytest.approx(40, abs=2)
     assert lit.floor_adu == pytest.approx(bank.floor_adu + 256, abs=1e-3)
-    for name in ("plain", "wiener", "spread", "depth", "conditions"):
+    for name in ("plain", "wiener", "background", "spread", "depth", "conditions"):
         np.testing.assert_allclose(getattr(lit, name), getattr(bank, name), atol=1e-3)
     np.testing.assert_allclose(lit.score, bank.score, atol=1e-2)
 
@@ -198,7 +198,7 @@ def test_unseen_pixels_hold_zero(rng: np.random.Generator) -> None:
 
     bank = bank_of(frames)
 
-    for name in ("plain", "wiener", "score", "spread", "depth"):
+    for name in ("plain", "wiener", "background", "score", "spread", "depth"):
         assert np.isfinite(getattr(bank, name)).all()
     assert not bank.plain[:9].any()
     full, part = (NOISE_ADU**-2.0).sum(), (NOISE_ADU[2:] ** -2.0).sum()
@@ -212,11 +212,11 @@ def test_any_size(shape: tuple[int, int], rng: np.random.Generator) -> None:
     bank = bank_of(noise_frames(rng, shape))
 
     assert bank.wiener.shape == (len(REGULARISATIONS), *shape)
-    for name in ("plain", "wiener", "score", "spread", "depth", "conditions"):
+    for name in ("plain", "wiener", "background", "score", "spread", "depth", "conditions"):
         values = getattr(bank, name)
         assert values.dtype == np.float32
         assert np.isfinite(values).all()
-        assert name in ("wiener", "conditions") or values.shape == shape
+        assert name in ("wiener", "background", "conditions") or values.shape == shape
 
 
 def test_one_frame_is_fused_too(rng: np.random.Generator) -> None:

@@ -57,6 +57,18 @@ def test_a_sky_on_which_a_picture_says_nothing_is_not_passed_over(monkeypatch: p
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+def test_the_golden_set_says_everything() -> None:
+    """On its skies the shipped model has every figure as a number: one that is none decides nothing, or everything."""
+    version = models.resolve(models.SHIPPED.parent / "no store", "default")
+
+    said = golden.judge(golden.prepare_all(), load_restorer(str(version.path)))
+
+    assert set(golden.FIGURES) <= set(said)
+    assert np.isfinite(list(said.values())).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_worse_networks_have_worse_figures(prepared: golden.Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped model against the same with noise on its weights: less PSNR; and a mean over the skies is given."""
     version = models.resolve(models.SHIPPED.parent / "no store", "default")

@@ -81,6 +81,14 @@ def test_a_current_model_of_another_time_is_no_rival(tmp_path: Path) -> None:
         raise ModelError("not of this architecture")
 
     assert promotion.figures_of_current(tmp_path, "small", fails) == ("", None)
+    newer = model_store.publish(tmp_path, "small", {"a": np.zeros(3, np.float32)}, {"architecture": {"new": 1}})
+    model_store.promote(tmp_path, f"small@{newer.version}")
+
+    def knows_old_ones(card: dict, arrays: dict) -> promotion.Figures:
+        return fails(card, arrays) if card["architecture"] else CURRENT
+
+    # as the daemon does: the one before serves, so it is the rival
+    assert promotion.figures_of_current(tmp_path, "small", knows_old_ones) == (f"small@{version.version}", CURRENT)
     assert promotion.figures_of_current(tmp_path, "small", lambda card, arrays: CURRENT)[0].startswith("small@")
 
 

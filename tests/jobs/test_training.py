@@ -197,15 +197,17 @@ def test_a_run_goes_on_as_it_was_begun(request_of: Callable[..., TrainingRequest
     for n in range(3):
         picture = np.random.default_rng(n).integers(0, 255, (160, 200, 3)).astype(np.uint8)
         cv2.imwrite(str(folder / f"{n}.png"), cv2.GaussianBlur(picture, (0, 0), 3))
-    interrupted_at(2, request_of(steps=5, seed=7, from_current=True, pictures=folder))
+    interrupted_at(2, request_of(steps=5, seed=7, from_current=True, pictures=folder, learning_rate=3e-4))
 
     outcome = train(request_of(steps=None, minutes=0.001, seed=1, resume=True))
 
     card = load_restorer(str(outcome.version.path)).card
     assert (card["recipe"]["steps"], card["seed"]) == (5, 7)
-    assert card["recipe"]["learning_rate"] == training.GENTLE_RATE
+    assert card["recipe"]["learning_rate"] == 3e-4
     assert card["pictures"] + card["pictures_held_out"] == 3
-    assert card["command"].endswith("--preset small --pictures DIR --from-current --steps 5 --seed 7")
+    assert card["command"].endswith(
+        "--preset small --pictures DIR --from-current --learning-rate 0.0003 --steps 5 --seed 7"
+    )
 
 
 @pytest.mark.usefixtures("quick")
@@ -296,6 +298,41 @@ def test_a_run_may_start_from_the_current_model(request_of: Callable[..., Traini
     assert card["recipe"]["learning_rate"] == training.GENTLE_RATE
     assert all(np.abs(after[name] - before[name]).max() < 1e-3 for name in before)
     assert any((after[name] != before[name]).any() for name in before)
+
+
+def test_the_network_of_2019_takes_no_learning_rate(request_of: Callable[..., TrainingRequest]) -> None:
+    """It is trained as it was; an option that would do nothing is an error."""
+    with pytest.raises(ConfigError, match="--learning-rate"):
+        train(request_of(preset="classic", learning_rate=1e-3))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_low_learning_rate_never_rises(request_of: Callable[..., TrainingRequest]) -> None:
+    """Lower than the recipe's last one it stays as it is."""
+    outcome = train(request_of(steps=1, learning_rate=1e-6))
+
+    recipe = load_restorer(str(outcome.version.path)).card["recipe"]
+    assert (recipe["learning_rate"], recipe["last_learning_rate"]) == (1e-6, 1e-6)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_current_model_of_another_make_is_not_started_from(request_of: Callable[..., TrainingRequest]) -> None:
+    """One that knew fewer maps: the run starts from the one that was current before, which the daemon uses meanwhile,
+    and that is its rival, too. Said in the log."""
+    first = train(request_of())
+    card, weights = model_store.load_weights(first.version)
+    narrow = weights | {"stem/kernel": weights["stem/kernel"][:, :, 1:]}
+    other = model_store.publish(request_of().store, "small", narrow, card)
+    model_store.promote(request_of().store, f"small@{other.version}")
+    said: list[str] = []
+    sink = logger.add(said.append, level="WARNING")
+
+    second = train(request_of(steps=1, seed=1, from_current=True))
+
+    logger.remove(sink)
+    assert second.comparison.against == f"small@{first.version.version}"
+    assert load_restorer(str(second.version.path)).card["started_from"] == f"small@{first.version.version}"
+    assert any("another network: stem/kernel" in line for line in said)
 
 
 @pytest.mark.usefixtures("quick")

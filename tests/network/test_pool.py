@@ -131,6 +131,20 @@ def test_crops_are_turned_and_flipped_together() -> None:
     assert max(cut.max() for _, _, cut in crops) > 235_000
 
 
+def test_whole_oblong_samples_keep_their_shape() -> None:
+    """Without a crop the four ways that an oblong picture allows occur, bank and truth alike."""
+    truth = np.arange(12 * 20, dtype=np.float32).reshape(12, 20)
+    sample = Sample(np.repeat(truth[..., None], CHANNELS, 2), np.zeros(CONDITIONS, np.float32), truth)
+    rng = np.random.default_rng(7)
+
+    whole = [pool_room._crop(sample, None, rng) for _ in range(60)]
+
+    for bank, _, seen in whole:
+        assert seen.shape == truth.shape
+        np.testing.assert_array_equal(bank, np.repeat(seen[..., None], CHANNELS, 2))
+    assert {float(seen[0, 0]) for _, _, seen in whole} == {0.0, 19.0, 220.0, 239.0}
+
+
 def test_real_processes_give_the_same_and_go() -> None:
     """What a simulating process makes is what is made here; once closed none is left."""
     pool = Pool(1, (), window=4, warm=1, skies_per_step=0.1, processes=1)

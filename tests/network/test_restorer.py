@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from stackd.errors import ModelError
-from stackd.imaging.fuse import CONDITIONS, Bank, fuse
+from stackd.imaging.fuse import CONDITIONS, ESTIMATES, REGULARISATIONS, Bank, fuse
 from stackd.imaging.psf import Psf
 from stackd.imaging.stack import combine
 from stackd.network.architecture import HALO_PX, PRESETS, STRIDE, build
@@ -46,12 +46,13 @@ def restorer(network: keras.Model) -> Restorer:
 def random_bank(
     rng: np.random.Generator, height: int, width: int, unit_adu: float = 3.0, floor_adu: float = 0.0
 ) -> Bank:
-    maps = rng.normal(0, 1, (5, height, width))
+    maps = rng.normal(0, 1, (ESTIMATES + 1, height, width))
     maps += np.where(rng.random((height, width)) < 0.01, rng.exponential(100, (height, width)), 0)
-    plane, *wiener, score = maps.astype(np.float32)
+    plane, *others, score = maps.astype(np.float32)
+    wiener, background = np.split(np.array(others), [len(REGULARISATIONS)])
     spread, depth = rng.uniform(0.8, 1.4, (2, height, width)).astype(np.float32)
     conditions = rng.normal(0, 0.5, CONDITIONS).astype(np.float32)
-    return Bank(plane, np.array(wiener), score, spread, depth, unit_adu, floor_adu, conditions)
+    return Bank(plane, wiener, background, score, spread, depth, unit_adu, floor_adu, conditions)
 
 
 @pytest.mark.parametrize("size", [(STEP_PX + 37, STEP_PX + 90), (SMALL_TILE_PX - 2 * HALO_PX, 94)])
@@ -162,7 +163,8 @@ def test_no_size_makes_tensorflow_trace_again(network: keras.Model, rng: np.rand
 def held_otherwise(bank: Bank, turn: Callable[[np.ndarray], np.ndarray]) -> Bank:
     """The same sky with the camera held another way."""
     turned = {name: turn(getattr(bank, name)) for name in ("plain", "score", "spread", "depth")}
-    return replace(bank, wiener=np.array([turn(one) for one in bank.wiener]), **turned)
+    turned |= {name: np.array([turn(one) for one in getattr(bank, name)]) for name in ("wiener", "background")}
+    return replace(bank, **turned)
 
 
 @pytest.mark.parametrize("turn", [lambda image: np.rot90(image, 2), np.transpose], ids=["upside down", "transposed"])
