@@ -95,8 +95,9 @@ def _begun(request: TrainingRequest) -> tuple[fit.Trainer, Run]:
     recipe = fit.RECIPES.get(request.preset, fit.Recipe())
     if request.steps is not None:
         recipe = replace(recipe, steps=request.steps)
+    gentle = _at_rate(recipe, request.learning_rate or GENTLE_RATE)
     for version, _, weights in promotion.models_in_use(request.store, request.preset) if request.from_current else ():
-        trainer = _trainer(request, gentle := _at_rate(recipe, request.learning_rate or GENTLE_RATE))
+        trainer = _trainer(request, gentle)
         try:
             trainer.start_from(weights)
             return trainer, Run.begun(request, gentle, f"{version.name}@{version.version}")
