@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from stackd.errors import ModelError
 from stackd.network import losses
 from stackd.network.muon import ConvMuon
+from stackd.network.weights import set_weights
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 Loss = Callable[..., Any]
@@ -168,15 +169,10 @@ class Trainer:
         return {v.path: mean.numpy() for v, mean in zip(self.network.trainable_variables, self.average)}
 
     def start_from(self, weights: dict[str, NDArray[np.float32]]) -> None:
-        """Go on from another model's weights. Raises ModelError, and changes nothing, for those of another network."""
-        own = {v.path: tuple(v.shape) for v in self.network.trainable_variables}
-        other = {path: values.shape for path, values in weights.items()}
-        if own != other:
-            odd = min(path for path in own | other if own.get(path) != other.get(path))
-            raise ModelError(f"the weights are of another network: {odd} is not what it was")
+        """Go on from another model's weights. Raises ModelError for those of another network."""
+        set_weights(self.network, weights)
         for v, m in zip(self.network.trainable_variables, self.average):
-            v.assign(weights[v.path])
-            m.assign(weights[v.path])
+            m.assign(v.value)
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Everything needed to go on as if never stopped."""
