@@ -35,6 +35,7 @@ from stackd.network import architecture, classic, corruption, fit
 from stackd.network.channels import network_input
 from stackd.network.feed import Sample
 from stackd.network.pool import Pool
+from stackd.network.restorer import held
 from stackd.network.weights import set_weights
 
 Image = NDArray[np.float32]
@@ -43,10 +44,11 @@ SHOWN = {"wide Milky Way field": r"milky|sagittarius", "Dumbbell nebula": r"dumb
 USUAL_PSF = Psf(1.9, 8.0)  # of the random blurs the middle one
 TARGET_FWHM_PX = 1.0  # of the Wiener maps; the network does the rest
 UNIT = corruption.NOISE / np.sqrt(corruption.FRAMES)  # noise of the mean of the frames
-LARGEST_SIDE_PX = 640  # of a picture to cut fields from
+LARGEST_SIDE_PX = 800  # of a picture to cut fields from
+FIELD_SHARES = (0.6, 1.0)  # of a picture's sides that a field takes; the judged ones take all
 WINDOW, WARM, SAMPLES_PER_STEP = 1200, 200, 0.5
-FLIPS = [np.s_[::rows, ::columns] for rows in (1, -1) for columns in (1, -1)]  # what an oblong picture allows
 BATCH = 4  # whole fields: the blur darkens their edges, which only who sees edges can undo
+ORIENTATIONS = [(quarters, mirrored) for quarters in range(4) for mirrored in (False, True)]  # of a picture
 TOLD_STEPS = 200
 ZOOM = 4  # of the figure's panels
 AS_IT_IS = Stretch((0.0,), (1.0,), 1.0, 1e3)  # 0 black, 1 white, linear between
@@ -90,8 +92,10 @@ def fit_today(training: Sequence[Path], chosen: argparse.Namespace) -> keras.Mod
         pool.batch(0, None, trainer.batch)
         started_s = time.monotonic()
         while (share := _share(trainer.step, time.monotonic() - started_s, chosen)) < 1:
-            batch = pool.batch(trainer.step, None, trainer.batch)
-            losses.append(trainer.train_on(batch, share))
+            bank, told, truth = pool.batch(trainer.step, None, trainer.batch)
+            if trainer.step % 2:  # upright: the corruption knows no direction
+                bank, truth = bank.swapaxes(1, 2), truth.swapaxes(1, 2)
+            losses.append(trainer.train_on((bank, told, truth), share))
             if trainer.step % TOLD_STEPS == 0:
                 decibels = -10 / np.log(10) * np.mean(losses[-TOLD_STEPS:])
                 print(f"stackd: step {trainer.step}, {decibels:.2f} dB on what it learns from, {share:.0%}", flush=True)
@@ -114,7 +118,7 @@ def corrupted_field(seed: int, number: int, pictures: Sequence[Image]) -> list[S
     """A field of one of the luminance pictures (H, W), at a random scale, through the corruption of 2019."""
     rng = np.random.default_rng([seed, number])
     picture = pictures[rng.integers(len(pictures))].astype(np.float32)
-    scale = rng.uniform(0.5, 1.0)
+    scale = rng.uniform(*FIELD_SHARES)
     size = int(picture.shape[0] * scale), int(picture.shape[1] * scale)
     top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip(picture.shape, size))
     field = corruption.reduce_picture(np.repeat(picture[top : top + size[0], left : left + size[1], None], 3, 2))
@@ -132,12 +136,13 @@ def bank_of(frames: Image) -> Bank:
 
 
 def apply_today(network: keras.Model, frames: Image) -> Image:
-    """One picture (H, W) in 0..1 from eight frames (H, W, 8): the mean of what the network says of it straight,
-    mirrored either way and upside down, as stackd shows it a picture in several orientations."""
+    """One picture (H, W) in 0..1 from eight frames (H, W, 8): the mean of what the network says of it turned and
+    mirrored in all ways, as stackd shows it a picture in several orientations."""
     bank = bank_of(frames)
-    maps = network_input([bank])[0]
-    seen, _ = network([np.stack([maps[flip] for flip in FLIPS]), np.repeat(bank.conditions[None], len(FLIPS), 0)])
-    restored = np.mean([one[flip] for one, flip in zip(np.asarray(seen), FLIPS)], axis=0)
+    maps, restored = network_input([bank])[0], np.zeros(frames.shape[:2], np.float32)
+    for quarters, mirrored in ORIENTATIONS:
+        seen, _ = network([held(maps, quarters, mirrored)[None], bank.conditions[None]])
+        held(restored, quarters, mirrored)[...] += np.asarray(seen)[0] / len(ORIENTATIONS)
     return np.clip(restored * np.float32(bank.unit_adu) + np.float32(bank.floor_adu), 0, 1)
 
 
@@ -213,7 +218,7 @@ def _figure(shown: dict[str, dict[str, Image]]) -> NDArray[np.uint8]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder of clean pictures")
-    parser.add_argument("--minutes", type=float, default=22.0, help="for stackd's network; classic takes its own time")
+    parser.add_argument("--minutes", type=float, default=25.0, help="for stackd's network; classic takes its own time")
     parser.add_argument("--steps", type=int, help="instead of minutes")
     parser.add_argument("--preset", default="default", help="of today's network")
     parser.add_argument("--seed", type=int, default=0)

@@ -13,7 +13,8 @@ from stackd.errors import ModelError
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 MAX_CARD_BYTES = 4 << 20
-FORMAT = 1  # of cards without one, too; raised when an older stackd could no longer use a model
+# Raised whenever a network of another stackd could not be run: 2 since the banks hold maps of the background.
+FORMAT, FIRST_FORMAT = 2, 1  # the first one is of cards that name none, too
 FILLED_IN = ("name", "version", "sha256", "arrays", "format")  # by weights.write_version, in every card
 
 
@@ -25,12 +26,12 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(content)
     except ValueError as error:
         raise ModelError(f"{path}: is not JSON ({error}); publish the model again") from None
-    if isinstance(card, dict) and card.get("format", FORMAT) != FORMAT:
-        raise ModelError(
-            f"{path}: is of format {card['format']!r}, this stackd reads format {FORMAT}; update stackd to use it"
-        )
     if not isinstance(card, dict) or not all(isinstance(card.get(key), str) for key in FILLED_IN[:3]):
         raise ModelError(f"{path}: must name the model, its version and the sha256 of its weights")
+    if (found := card.get("format", FIRST_FORMAT)) != FORMAT:
+        older = isinstance(found, int) and found < FORMAT
+        remedy = "train the model again, or use an older stackd" if older else "update stackd to use it"
+        raise ModelError(f"{path}: is of format {found!r}, this stackd reads format {FORMAT}; {remedy}")
     if not isinstance(card.get("arrays"), dict):
         raise ModelError(f"{path}: does not list the arrays of {WEIGHTS}")
     return card

@@ -74,7 +74,7 @@ class Restorer:
                 def view_done(share: float, before: int = k * orientations + n) -> None:
                     tile_done((before + share) / views)
 
-                *seen, picture_so, sigma_so = (_held(image, quarters, mirrored) for image in (*maps, picture, sigma))
+                *seen, picture_so, sigma_so = (held(image, quarters, mirrored) for image in (*maps, picture, sigma))
                 self._add(seen, bank.conditions, picture_so, sigma_so, view_done)
             picture /= orientations
             sigma /= orientations
@@ -103,7 +103,7 @@ class Restorer:
         return np.exp(np.interp(log_sigma, self._claimed, self._real) + excess).astype(np.float32)
 
 
-def _held(image: Image, quarters: int, mirrored: bool) -> Image:
+def held(image: Image, quarters: int, mirrored: bool) -> Image:
     """A view of (H, W, ...), turned by so many quarters and then mirrored top to bottom; writing to it turns back."""
     turned = np.rot90(image, quarters)
     return turned[::-1] if mirrored else turned

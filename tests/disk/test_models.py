@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from stackd.disk import model_store, models
-from stackd.disk.model_card import CARD, WEIGHTS
+from stackd.disk.model_card import CARD, FORMAT, WEIGHTS
 from stackd.disk.models import ModelVersion
 from stackd.disk.weights import Weights, write_version
 from stackd.errors import ModelError
@@ -210,18 +210,24 @@ def test_weights_that_are_not_finite_or_of_another_shape_are_refused(store: Path
         model_store.verify(models.at_path(version.path))
 
 
-def test_a_newer_format_says_so(store: Path, weights: Weights) -> None:
-    """An older stackd must not guess what a card of tomorrow means; cards of yesterday name no format."""
+def test_another_format_says_so(store: Path, weights: Weights) -> None:
+    """An older stackd must not guess what a card of tomorrow means, nor a newer one call good what it cannot run: the
+    cards of the first models, which knew no backgrounds, name format 1 or none."""
     version = publish(store, weights)
     path = version.path / CARD
     card = json.loads(path.read_text())
-    path.write_text(json.dumps(card | {"format": 2}))
-    with pytest.raises(ModelError, match=r"format 2, .*update stackd"):
+    path.write_text(json.dumps(card | {"format": FORMAT + 1}))
+    with pytest.raises(ModelError, match=rf"format {FORMAT + 1}, .*update stackd"):
+        promote(store, version)
+
+    path.write_text(json.dumps(card | {"format": 1}))
+    with pytest.raises(ModelError, match=r"format 1, .*train the model again"):
         promote(store, version)
 
     del card["format"]
     path.write_text(json.dumps(card))
-    assert promote(store, version).current
+    with pytest.raises(ModelError, match=r"format 1, .*train the model again"):
+        model_store.verify(models.at_path(version.path))
 
 
 def test_what_was_current_before_latest_first(store: Path, weights: Weights) -> None:

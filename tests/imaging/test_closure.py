@@ -212,6 +212,27 @@ def test_stars_need_no_true_psf(sky: Sky) -> None:
     assert abs(check.change_mag) < 0.02
 
 
+def test_bright_stars_that_differ_in_width_keep_their_light(sky: Sky) -> None:
+    """Stars wider on the right than on the left and a picture that has their light right already: what a narrow
+    aperture misses of the wide ones is not taken for light that the picture has too much of."""
+    usual = Psf(1.9, 3.0)
+    stack = np.zeros(SHAPE)
+    for x, y, flux in zip(sky.x, sky.y, sky.flux[0]):
+        star = replace(usual, fwhm_px=usual.fwhm_px * (1 + 0.1 * (x - SHAPE[1] / 2) / SHAPE[1]))
+        stack += blur(splat(SHAPE, *(np.array([v]) for v in (x, y, flux))), star.otf(SHAPE) / splat_otf(SHAPE))
+    picture = Sky(0 * sky.diffuse, sky.x, sky.y, sky.flux).truth(TARGET_PX)[0]
+    again = reblurred(picture, stack_blur(SHAPE, (usual,), np.ones(1), TARGET_PX))
+
+    closed = close_fluxes(
+        picture, stack.astype(np.float32), again, usual, sky.x, sky.y, sky.flux[0], noise_adu=1.0,
+        target_fwhm_px=TARGET_PX,
+    )  # fmt: skip
+
+    columns, rows = np.rint(sky.x).astype(int), np.rint(sky.y).astype(int)
+    added = np.array([(closed - picture)[r - 5 : r + 6, c - 5 : c + 6].sum() for r, c in zip(rows, columns)])
+    assert np.std(added / sky.flux[0]) < 0.002
+
+
 def test_what_all_stars_lack_alike_is_left(sky: Sky) -> None:
     """A fifth of every star's light gone: it may be the wings' fault, so hardly anything is added, and the check
     tells."""
