@@ -34,8 +34,8 @@ from stackd.jobs.pictures import usable_pictures
 from stackd.network import architecture, classic, corruption, fit
 from stackd.network.channels import network_input
 from stackd.network.feed import Sample
+from stackd.network.orientation import held
 from stackd.network.pool import Pool
-from stackd.network.restorer import held
 from stackd.network.weights import set_weights
 
 Image = NDArray[np.float32]

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from stackd.imaging.cells import cells_of
+
 Image = NDArray[np.float32]
 SCALES_PX = (5.0, 12.0, 30.0)  # sigma of the Gaussians that average what is no source
 REDUCTION = 4  # such smooth maps need no more than every fourth pixel
@@ -49,8 +51,7 @@ def _through_medians(plane: Image) -> Image:
     """(H, W) through the medians of cells; a cell that nobody saw is as its nearest neighbour."""
     more = [(0, -n % CELL_PX) for n in plane.shape]
     whole = np.pad(plane, more, mode="edge")
-    down, across = (n // CELL_PX for n in whole.shape)
-    cells = whole.reshape(down, CELL_PX, across, CELL_PX).transpose(0, 2, 1, 3).reshape(down, across, CELL_PX**2)
+    cells = cells_of(whole, (CELL_PX, CELL_PX))
     medians = np.median(cells, axis=2)
     for row, column in np.argwhere(np.isnan(medians)):
         seen = cells[row, column][np.isfinite(cells[row, column])]

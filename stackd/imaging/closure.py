@@ -123,18 +123,13 @@ def check_fluxes(
     return FluxCheck(middle, float(1.4826 * np.median(np.abs(magnitudes - middle))), int(usable.sum()))
 
 
-def _lacking(
-    difference: Image,
-    psf: Psf,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    flux: NDArray[np.float64],
-    noise_adu: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _lacking(difference: Image, psf: Psf, x, y, flux, noise_adu: float):
     """(light that stars of these fluxes lack, its noise): of the brightest by a wide aperture, where a narrow one would
     err by their shape, of the others by the narrow one."""
-    radius_px = _radius_px(psf)
+    difference, radius_px = np.nan_to_num(difference), _radius_px(psf)
     near, near_noise = _lacking_within(radius_px, difference, psf, x, y, flux, noise_adu)
+    if radius_px == APERTURES_PX[1]:
+        return near, near_noise
     wide, wide_noise = _lacking_within(APERTURES_PX[1], difference, psf, x, y, flux, noise_adu)
     near_variance = near_noise**2 + (SHAPE_ERROR * flux) ** 2
     share = near_variance / (near_variance + wide_noise**2)
@@ -148,7 +143,7 @@ def _lacking_within(radius_px: float, difference: Image, psf: Psf, x, y, flux, n
     What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left out.
     """
     share = psf.share_within(radius_px)
-    lacking = _sums(np.nan_to_num(difference), x, y, radius_px) / share
+    lacking = _sums(difference, x, y, radius_px) / share
     noise = noise_adu * float(np.linalg.norm(_aperture(radius_px))) / share
     known = NETWORK_FLUX_ERROR * flux > noise
     if known.any():

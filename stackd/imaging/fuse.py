@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from stackd.imaging.background import SCALES_PX, backgrounds
+from stackd.imaging.cells import cells_of
 from stackd.imaging.psf import Psf, target_otf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
@@ -86,10 +87,8 @@ def fuse(
 
 def _darkest(mean: Image) -> float:
     """The level of the darkest smooth sky: a low quantile of the medians of cells, so noise does not decide."""
-    down, across = (max(1, n // FLOOR_CELL_PX) for n in mean.shape)
     rows, columns = (min(FLOOR_CELL_PX, n) for n in mean.shape)
-    cells = mean[: down * rows, : across * columns].reshape(down, rows, across, columns).transpose(0, 2, 1, 3)
-    cells = cells.reshape(down * across, -1)
+    cells = cells_of(mean, (rows, columns)).reshape(-1, rows * columns)
     cells = cells[np.isfinite(cells).mean(1) > 0.5]
     return float(np.quantile(np.nanmedian(cells, axis=1), FLOOR_QUANTILE)) if len(cells) else 0.0
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, maximum_filter, median_filter
 from scipy.spatial import cKDTree
 
+from stackd.imaging.cells import cells_of
 from stackd.imaging.psf import FWHM_PER_SIGMA, Psf
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
@@ -159,12 +160,10 @@ def _inside(light: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDA
 
 def ground_of(light: Image) -> Image:
     """What lies under the stars: medians of cells of GROUND_PX, smoothed over their neighbours and drawn out."""
-    down, across = (max(1, n // GROUND_PX) for n in light.shape)
     rows, columns = (min(GROUND_PX, n) for n in light.shape)
-    cells = light[: down * rows, : across * columns].reshape(down, rows, across, columns).transpose(0, 2, 1, 3)
-    cells = cells.reshape(down, across, -1)
+    cells = cells_of(light, (rows, columns))
     known = np.isfinite(cells).any(2)
-    levels = np.full((down, across), np.nanmedian(light) if known.any() else 0.0)
+    levels = np.full(known.shape, np.nanmedian(light) if known.any() else 0.0)
     levels[known] = np.nanmedian(cells[known], axis=1)
     smooth = median_filter(levels, 3, mode="nearest").astype(np.float32)
     # a cell's median stands at its middle

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stackd.imaging.cells import cells_of
+
 Image = NDArray[np.float32]
 CELL_PX = 32
 LEAST_CELLS = 12
@@ -20,10 +22,10 @@ def tilt_between(image: Image, reference: Image) -> Image:
     Zero where the two have too little in common.
     """
     height, width = image.shape
-    down, across = height // CELL_PX, width // CELL_PX
-    cells = (image - reference)[: down * CELL_PX, : across * CELL_PX].reshape(down, CELL_PX, across, CELL_PX)
+    cells = cells_of(image - reference, (CELL_PX, CELL_PX))
+    down, across, _ = cells.shape
     # a cell that is partly unseen has no median and counts as unknown
-    medians = np.median(cells.transpose(0, 2, 1, 3).reshape(down * across, CELL_PX**2), axis=1)
+    medians = np.median(cells, axis=2).ravel()
     rows, columns = np.mgrid[:down, :across] * CELL_PX + CELL_PX / 2
     y, x = _unit(rows.ravel(), height), _unit(columns.ravel(), width)
     known = np.isfinite(medians)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from stackd.network import feed
 from stackd.network.feed import Sample
+from stackd.network.orientation import held
 
 Image = NDArray[np.float32]
 Simulate = Callable[[int, int, Sequence[Image]], list[Sample]]
@@ -88,12 +89,7 @@ def half_precision(bank: Image) -> NDArray[np.float16]:
 def turn_at_random(rng: np.random.Generator, *, square: bool = True) -> Callable[[Image], Image]:
     """One of the eight ways to turn and flip a picture (H, W, ...), or of the four that an oblong one allows."""
     turn, flip = int(rng.integers(4)) if square else 2 * int(rng.integers(2)), bool(rng.integers(2))
-
-    def turned(image: Image) -> Image:
-        image = np.rot90(image, turn)
-        return image[::-1] if flip else image
-
-    return turned
+    return lambda image: held(image, turn, flip)
 
 
 def window_at_random(shape: tuple[int, ...], crop_px: int, rng: np.random.Generator) -> tuple[slice, slice]:

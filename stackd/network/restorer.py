@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stackd.imaging.fuse import Bank
 from stackd.network import architecture
 from stackd.network.channels import channel_maps
+from stackd.network.orientation import held
 from stackd.network.weights import set_weights
 
 Image = NDArray[np.float32]
@@ -101,12 +102,6 @@ class Restorer:
         above the curve by its end's correction."""
         excess = np.maximum(log_sigma - self._claimed[-1], 0)
         return np.exp(np.interp(log_sigma, self._claimed, self._real) + excess).astype(np.float32)
-
-
-def held(image: Image, quarters: int, mirrored: bool) -> Image:
-    """A view of (H, W, ...), turned by so many quarters and then mirrored top to bottom; writing to it turns back."""
-    turned = np.rot90(image, quarters)
-    return turned[::-1] if mirrored else turned
 
 
 def _tile_px(height: int, width: int) -> int:
