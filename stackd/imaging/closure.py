@@ -14,6 +14,7 @@ from scipy import fft
 from stackd.imaging.fuse import PAD_PX, padded, padded_shape
 from stackd.imaging.photometry import star_fluxes
 from stackd.imaging.psf import Psf, gaussian_otf, target_otf
+from stackd.imaging.quality import measure_sky
 from stackd.imaging.skies import blur, splat, splat_otf
 
 Image = NDArray[np.float32]
@@ -114,7 +115,7 @@ def check_fluxes(
     reach = RING_APERTURES[1] * radius_px + 1
     inside = (x > reach) & (y > reach) & (x < width - 1 - reach) & (y < height - 1 - reach)
     x, y, flux = x[inside], y[inside], flux[inside]
-    ratio = 1 + _sums(np.nan_to_num(seen_again - stack), x, y, radius_px) / flux
+    ratio = 1 + _at(_sums(np.nan_to_num(seen_again - stack), radius_px), x, y) / flux
     usable = np.isfinite(stack[np.round(y).astype(int), np.round(x).astype(int)]) & (ratio > 0)
     if usable.sum() < LEAST_STARS:
         return None
@@ -126,7 +127,7 @@ def check_fluxes(
 def _lacking(difference: Image, psf: Psf, x, y, flux, noise_adu: float):
     """(light that stars of these fluxes lack, its noise): of the brightest by a wide aperture, where a narrow one would
     err by their shape, of the others by the narrow one."""
-    difference, radius_px = np.nan_to_num(difference), _radius_px(psf)
+    radius_px = _radius_px(psf)
     near, near_noise = _lacking_within(radius_px, difference, psf, x, y, flux, noise_adu)
     if radius_px == APERTURES_PX[1]:
         return near, near_noise
@@ -143,12 +144,19 @@ def _lacking_within(radius_px: float, difference: Image, psf: Psf, x, y, flux, n
     What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left out.
     """
     share = psf.share_within(radius_px)
-    lacking = _sums(difference, x, y, radius_px) / share
-    noise = noise_adu * float(np.linalg.norm(_aperture(radius_px))) / share
+    sums = _sums(np.nan_to_num(difference), radius_px)
+    lacking = _at(sums, x, y) / share
+    noise = _noise_of(sums[np.isfinite(difference)], radius_px, noise_adu) / share
     known = NETWORK_FLUX_ERROR * flux > noise
     if known.any():
         lacking -= flux * np.nanmedian((lacking / flux)[known])
     return lacking, noise
+
+
+def _noise_of(sums: Image, radius_px: float, noise_adu: float) -> float:
+    """1 sigma of such sums over empty sky: as it is seen there, and no less than of pixels that err each for itself.
+    Those of a debayered frame do not: a colour's light was measured in one pixel of four or two."""
+    return max(noise_adu * float(np.linalg.norm(_aperture(radius_px))), measure_sky(sums).noise_adu)
 
 
 def _radius_px(psf: Psf) -> float:
@@ -156,11 +164,16 @@ def _radius_px(psf: Psf) -> float:
     return float(np.clip(APERTURE_WIDTHS * psf.fwhm_px, *APERTURES_PX))
 
 
-def _sums(image: Image, x: NDArray[np.float64], y: NDArray[np.float64], radius_px: float) -> NDArray[np.float64]:
-    """Light within this radius of each place, the ring around it taken off."""
+def _sums(image: Image, radius_px: float) -> Image:
+    """Light (H, W) within this radius of each pixel, the ring around it taken off."""
+    return cv2.filter2D(image.astype(np.float32, copy=False), -1, _aperture(radius_px))
+
+
+def _at(image: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Its values in the pixels at x, y (px), or in those of its edge that are nearest."""
     rows = np.clip(np.round(y).astype(int), 0, image.shape[0] - 1)
     columns = np.clip(np.round(x).astype(int), 0, image.shape[1] - 1)
-    return cv2.filter2D(image.astype(np.float32), -1, _aperture(radius_px))[rows, columns].astype(np.float64)
+    return image[rows, columns].astype(np.float64)
 
 
 def _aperture(radius_px: float) -> Image:

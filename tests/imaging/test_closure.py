@@ -201,6 +201,25 @@ def test_a_noisy_stack_is_believed_less(sky: Sky) -> None:
     assert left[2] == pytest.approx(-2.5 * np.log10(0.9), abs=0.015)
 
 
+def test_noise_that_neighbours_share_is_not_taken_for_light(sky: Sky, rng: np.random.Generator) -> None:
+    """A picture that is right and a stack whose pixels err in cells of 4 x 4, as a debayered colour's nearly do: an
+    aperture's noise is four times what single pixels tell, and a quarter of it at most goes into faint stars."""
+    noise_adu, cell_px = 20.0, 4
+    faint = Sky(sky.diffuse, sky.x, sky.y, sky.flux / 4)
+    cells = rng.normal(0, noise_adu, [size // cell_px + 1 for size in SHAPE])
+    noise = np.kron(cells, np.ones((cell_px, cell_px)))[: SHAPE[0], : SHAPE[1]].astype(np.float32)
+    picture = faint.truth(TARGET_PX)[0]
+
+    closed = close_fluxes(
+        picture, plain_stack(faint) + noise, seen_again(faint), STARS, sky.x, sky.y, faint.flux[0], noise_adu, TARGET_PX
+    )
+
+    columns, rows = np.rint(sky.x).astype(int), np.rint(sky.y).astype(int)
+    added = np.array([(closed - picture)[r - 5 : r + 6, c - 5 : c + 6].sum() for r, c in zip(rows, columns)])
+    in_aperture = cell_px * noise_adu * np.sqrt(np.pi) * APERTURES_PX[1]
+    assert np.std(added) < in_aperture / 4
+
+
 def test_stars_need_no_true_psf(sky: Sky) -> None:
     """A PSF a tenth too narrow: what an aperture measures is right all the same."""
     dimmed = slice(0, None, 3)
