@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "stackd"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
-    **dict.fromkeys(("", "errors", "records", "settings", "logs"), 0),
+    **dict.fromkeys(("", "child", "errors", "records", "settings", "logs"), 0),
     "imaging": 1, "network": 2, "disk": 3, "jobs": 4,
     **dict.fromkeys(("daemon", "watcher", "turn", "announce", "status", "single", "inspection"), 5),
     **dict.fromkeys(("cli", "cli_models", "__main__"), 6),

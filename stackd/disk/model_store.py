@@ -15,7 +15,17 @@ from typing import Any
 
 from stackd.disk.durable import durable, sync
 from stackd.disk.model_card import CARD, read_card
-from stackd.disk.models import POINTER, ModelVersion, at_path, check_name, read_pointer, resolve, shipped, stored
+from stackd.disk.models import (
+    POINTER,
+    ModelVersion,
+    at_path,
+    check_name,
+    earlier,
+    read_pointer,
+    resolve,
+    shipped,
+    stored,
+)
 from stackd.disk.weights import Weights, read_weights, write_version
 from stackd.errors import ModelError
 
@@ -97,15 +107,18 @@ def rollback(store: Path, name: str) -> ModelVersion:
 
 
 def prune(store: Path, name: str, keep: int) -> list[ModelVersion]:
-    """Remove all but the newest `keep` versions and the current one; returns what was removed.
+    """Remove all but the newest `keep` versions, the current one and the one that a rollback would go to; returns what
+    was removed.
 
-    What an interrupted `publish` left behind goes too, once it is a day old.
+    The newest may all be refused candidates. What an interrupted `publish` left behind goes too, once it is a day old.
     """
     check_name(name)
     for leftover in (store / UNFINISHED).glob("*"):
         if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
             shutil.rmtree(leftover)
-    old = [version for version in stored(store, name)[: -max(keep, 1)] if not version.current]
+    before = next(earlier(store, name), None)
+    spared = {before.version} if before else set()
+    old = [one for one in stored(store, name)[: -max(keep, 1)] if not one.current and one.version not in spared]
     for version in old:
         doomed = store / UNFINISHED / f"{name}-{version.version}-removed-{os.getpid()}"
         doomed.parent.mkdir(exist_ok=True)

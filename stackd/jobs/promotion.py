@@ -120,7 +120,10 @@ def publish(
         logger.info("{}@{} is the current model now", name, version.version)
     else:
         logger.warning("{}@{} is stored, not promoted: {}", name, version.version, comparison.failed())
-    model_store.prune(store, name, keep)
+    try:
+        model_store.prune(store, name, keep)
+    except OSError as error:  # the candidate's fate is decided; old versions can go next time
+        logger.warning("old versions of {} stay for now: {}", name, error)
     return version
 
 

@@ -27,6 +27,7 @@ from stackd.network.pool import Pool
 
 CHECKPOINT_S = 300.0
 REPORT_STEPS = 100
+PATIENCE_S = 1.0  # to wait for skies without a look at anything else
 WATCH_STEPS = 500  # between looks at the watched skies
 WINDOW_SKIES, WARM_SKIES, SKIES_PER_STEP = 450, 120, 0.25
 MOST_PROCESSES = 8  # that simulate
@@ -77,6 +78,8 @@ class Loop:
         try:
             with _stop_flag() as stopped:
                 while self._share() < 1 and not stopped():
+                    if not pool.fill(trainer.step, PATIENCE_S):
+                        continue  # looks up now and then, to hear a signal
                     self._step(pool)
                     if trainer.step == first_step + 1:
                         waited_before_s -= pool.waited_s  # for the first window, before any step

@@ -7,21 +7,18 @@ imported on first use, so that importing this module loads neither TensorFlow no
 
 import errno
 import importlib
-import os
 import resource
-import signal
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from stackd import logs
+from stackd.child import belong_to_parent
 from stackd.disk.inbox import read_once
 from stackd.disk.ledger import digest_of
 from stackd.disk.outbox import NO_SPACE
@@ -127,9 +124,7 @@ class Hands:
 
 def serve(pipe: Connection, start: WorkerStart) -> None:
     """A worker process's main: answer requests until the supervisor is gone or kills us."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they are meant for the supervisor, which decides for both
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    belong_to_parent()
     _limit_memory(start.memory_mb)
     logs.configure(start.log_level, Path(start.log_folder) if start.log_folder else None, start.keep_days)
     hands = Hands(start.work)
@@ -150,13 +145,6 @@ def serve(pipe: Connection, start: WorkerStart) -> None:
                     pipe.send(("probed", hands.look(path, limits)))
             else:
                 pipe.send(("report", hands.do(*details, lambda *step: pipe.send(("progress", *step)), known)))
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 def _limit_memory(memory_mb: int) -> None:

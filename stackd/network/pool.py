@@ -15,6 +15,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
+from stackd.child import belong_to_parent
 from stackd.network import feed
 from stackd.network.feed import Sample
 from stackd.network.orientation import held
@@ -42,7 +43,7 @@ class Pool:
         self._next_sky = 0
         self._pending: dict[int, Future[list[Sample]]] = {}
         self.waited_s = 0.0
-        # a spawned child inherits no TensorFlow; its nice level leaves the trainer its cores
+        # a spawned child inherits no TensorFlow
         self._executor = ProcessPoolExecutor(
             processes, mp_context=get_context("spawn"), initializer=_start_child, initargs=(pictures,)
         )
@@ -51,10 +52,23 @@ class Pool:
     def batch(self, step: int, crop_px: int | None, size: int) -> tuple[Image, NDArray[np.float32], Image]:
         """(bank, conditions, truth) of `size` random crops, each flipped and turned at random; without `crop_px` of
         whole samples, flipped and turned as far as they keep their shape."""
-        self._advance_to(self._warm + int(step * self._rate))
+        self.fill(step)
         rng = np.random.default_rng([self._seed, 1 << 32, step])
         crops = [_crop(self._samples[rng.integers(len(self._samples))], crop_px, rng) for _ in range(size)]
         return tuple(np.stack(parts).astype(np.float32) for parts in zip(*crops))
+
+    def fill(self, step: int, at_most_s: float | None = None) -> bool:
+        """Wait for the skies that this step draws from, at most so long; says whether they are all there.
+
+        Raises what went wrong where they are simulated.
+        """
+        count = self._warm + int(step * self._rate)
+        started_s = time.monotonic()
+        while self._next_sky < count:
+            left_s = None if at_most_s is None else max(0.0, at_most_s - (time.monotonic() - started_s))
+            if not self._take_next(left_s):
+                return False
+        return True
 
     def skip_to(self, step: int) -> None:
         """On resuming: leave out the skies that the window at this step has already dropped."""
@@ -64,21 +78,29 @@ class Pool:
         """Stop the simulating processes."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _advance_to(self, count: int) -> None:
-        while self._next_sky < count:
-            for ahead in range(self._next_sky, self._next_sky + self._lookahead):
-                if ahead not in self._pending:
-                    work = _simulate_in_child, self._simulate, self._seed, ahead
-                    self._pending[ahead] = self._executor.submit(*work)
-            started_s = time.monotonic()
-            bands = self._pending.pop(self._next_sky).result()
+    def _take_next(self, at_most_s: float | None) -> bool:
+        """Move the window on by a sky, once that is simulated."""
+        for ahead in range(self._next_sky, self._next_sky + self._lookahead):
+            if ahead not in self._pending:
+                work = _simulate_in_child, self._simulate, self._seed, ahead
+                self._pending[ahead] = self._executor.submit(*work)
+        sky, started_s = self._pending[self._next_sky], time.monotonic()
+        try:
+            bands = sky.result(at_most_s)
+        except TimeoutError:
+            if sky.done():
+                raise  # the simulator's own
+            return False
+        finally:
             self.waited_s += time.monotonic() - started_s
-            self._samples.extend(bands)
-            self._bands.append(len(bands))
-            if len(self._bands) > self._window:
-                for _ in range(self._bands.popleft()):
-                    self._samples.popleft()
-            self._next_sky += 1
+        del self._pending[self._next_sky]
+        self._samples.extend(bands)
+        self._bands.append(len(bands))
+        if len(self._bands) > self._window:
+            for _ in range(self._bands.popleft()):
+                self._samples.popleft()
+        self._next_sky += 1
+        return True
 
 
 def half_precision(bank: Image) -> NDArray[np.float16]:
@@ -103,7 +125,8 @@ _pictures_of_child: Sequence[Image] = ()
 
 def _start_child(pictures: Sequence[Image]) -> None:
     global _pictures_of_child
-    os.nice(5)
+    belong_to_parent()
+    os.nice(5)  # leaves the trainer its cores
     _pictures_of_child = pictures
 
 

@@ -271,6 +271,20 @@ def test_prune_keeps_the_newest_and_the_current(store: Path, weights: Weights) -
     assert left == [versions[0].version, versions[3].version, versions[4].version]
 
 
+def test_prune_keeps_what_a_rollback_goes_to(store: Path, weights: Weights) -> None:
+    """Week after week is refused; the week that wins does not cost the model that served until then."""
+    served, *_, winner = (publish(store, weights, day) for day in range(7))
+    promote(store, served)
+    promote(store, winner)
+
+    model_store.prune(store, "default", 2)
+
+    left = [version.version for version in models.list_versions(store) if not version.shipped]
+    assert served.version in left
+    assert len(left) == 3
+    assert model_store.rollback(store, "default").version == served.version
+
+
 def test_list_names_shipped_stored_current_and_broken_versions(store: Path, weights: Weights) -> None:
     """One broken card hides no other version."""
     good, bad = publish(store, weights, 1), publish(store, weights, 2, name="mine")

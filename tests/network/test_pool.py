@@ -1,11 +1,17 @@
 """Batches: the seed alone decides them, however fast skies come and wherever a run was taken up again."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from stackd.imaging.fuse import CONDITIONS
@@ -174,9 +180,89 @@ def test_half_precision_keeps_what_matters(rng: np.random.Generator) -> None:
     assert kept[1000] > 6e4
 
 
-def test_waiting_is_counted(pool: Callable[..., Pool]) -> None:
-    """So that a trainer that starves is noticed."""
-    one = pool()
-    one.batch(0, CROP_PX, BATCH)
+def test_waiting_is_counted(pool: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a trainer that starves is noticed: what skies take is the wait, what is there already costs none."""
 
-    assert one.waited_s >= 0
+    class Slow(NoProcesses):
+        def submit(self, work, *arguments):
+            future = super().submit(work, *arguments)
+            ready = future.result
+            future.result = lambda timeout=None: time.sleep(0.02) or ready()
+            return future
+
+    monkeypatch.setattr(pool_room, "ProcessPoolExecutor", Slow)
+    one = pool()
+
+    one.batch(0, CROP_PX, BATCH)
+    assert one.waited_s >= 4 * 0.02
+    before_s = one.waited_s
+    one.batch(0, CROP_PX, BATCH)
+    assert one.waited_s == before_s
+
+
+def test_who_waits_may_look_up() -> None:
+    """A sky that takes long: the caller has the word again in time, and the sky is still to come."""
+    pool = Pool(1, (), window=4, warm=1, skies_per_step=0.1, processes=1, simulate=slow_sky)
+    try:
+        started_s = time.monotonic()
+        assert not pool.fill(0, 0.05)
+        assert time.monotonic() - started_s < 1
+        assert pool.fill(0)
+    finally:
+        pool.close()
+
+
+@pytest.mark.slow
+def test_simulators_leave_signals_to_the_trainer_and_end_with_it(tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole terminal and must not cost the checkpoint; a killed trainer leaves nothing behind."""
+    told = tmp_path / "pid"
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, str(told)], cwd=Path(__file__).parents[2])
+    try:
+        assert eventually(lambda: told.is_file() and told.read_text())
+        simulator = psutil.Process(int(told.read_text()))
+        simulator.send_signal(signal.SIGINT)
+        simulator.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        assert not gone(simulator)
+        trainer.kill()
+        assert eventually(lambda: gone(simulator))
+    finally:
+        trainer.kill()
+        trainer.wait()
+
+
+TRAINER = """
+import sys, time
+from stackd.network.pool import Pool
+from tests.network.test_pool import tell_pid
+if __name__ == "__main__":
+    pool = Pool(1, (sys.argv[1],), window=4, warm=1, skies_per_step=0.1, processes=1, simulate=tell_pid)
+    pool.fill(0)
+    time.sleep(600)
+"""
+
+
+def tell_pid(seed: int, number: int, pictures: Sequence[str]) -> list[Sample]:
+    """Says who simulates, into the file that stands for a picture."""
+    Path(pictures[0]).write_text(str(os.getpid()))
+    return quick_skies(seed, number)
+
+
+def slow_sky(seed: int, number: int, pictures: Sequence[object]) -> list[Sample]:
+    time.sleep(2)
+    return quick_skies(seed, number)
+
+
+def gone(process: psutil.Process) -> bool:
+    """Ended, whether or not anybody has asked how."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def eventually(true: Callable[[], object], within_s: float = 60.0) -> bool:
+    deadline_s = time.monotonic() + within_s
+    while not true() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return bool(true())
