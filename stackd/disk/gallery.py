@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from stackd.errors import ConfigError, SetError
 from stackd.imaging.screening import PRINT_PX, copy_among, print_of, why_unfit
@@ -18,6 +19,7 @@ from stackd.imaging.screening import PRINT_PX, copy_among, print_of, why_unfit
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 SMALLEST_PX = 96  # a side shorter than a training crop teaches nothing
 LARGEST_PX = 150_000_000  # beyond it decoding may take all of the memory
+ENOUGH_PX = 1500  # a shorter side of twice that or more is brought near it: skies are cut from shrunk pictures anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +101,32 @@ def _copies(sizes: dict[Path, int], prints: dict[Path, NDArray[np.float32]]) -> 
 def read_picture(path: Path) -> NDArray[np.float32]:
     """A picture as (H, W, 3), R G B in 0..1 of full scale, turned upright, on black where it is transparent.
 
-    Raises SetError for a file that is no picture, is cut short or is too large.
+    Giants come shrunk, so that reading one costs neither much time nor much memory. Raises SetError for a file that is
+    no picture, is cut short, holds values that are no numbers or is too large.
     """
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > LARGEST_PX:
-                reason = f"{picture.width} x {picture.height} px is more than {LARGEST_PX} px"
-                raise SetError(reason, file=str(path), remedy="make it smaller")
+                raise ValueError(f"{picture.width} x {picture.height} px is more than {LARGEST_PX} px")
+            picture.draft(None, (ENOUGH_PX, ENOUGH_PX))  # JPEG alone can be decoded at half its size or less
             return _as_rgb(ImageOps.exif_transpose(picture))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError and ValueError, too, for damaged files
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises whatever it stumbles over in a damaged file, struct.error for one
         reason = f"cannot be read as a picture: {error}"
-        raise SetError(reason, file=str(path), remedy="replace or remove it") from error
+        raise SetError(reason, file=str(path), remedy="replace or remove it, or make it smaller") from error
 
 
 def _as_rgb(picture: Image.Image) -> NDArray[np.float32]:
+    times = max(1, min(picture.size) // ENOUGH_PX)
     if picture.mode in ("I;16", "I;16L", "I;16B", "I", "F"):  # Pillow would cut these at 255
         grey = np.asarray(picture, np.float32)
+        if not np.isfinite(grey).all():
+            raise ValueError("some of its values are no numbers")
         full_scale = 65535.0 if picture.mode != "F" else max(float(grey.max()), 1e-12)
-        return np.repeat(np.clip(grey / full_scale, 0, 1)[..., None], 3, axis=2).astype(np.float32)
+        smaller = cv2.resize(grey, None, fx=1 / times, fy=1 / times, interpolation=cv2.INTER_AREA)
+        return np.repeat(np.clip(smaller / np.float32(full_scale), 0, 1)[..., None], 3, axis=2)
     if picture.has_transparency_data:
         black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
         picture = Image.alpha_composite(black, picture.convert("RGBA"))
-    return np.asarray(picture.convert("RGB"), np.float32) / np.float32(255)
+    return np.asarray(picture.convert("RGB").reduce(times), np.float32) / np.float32(255)

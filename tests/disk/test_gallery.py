@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stackd.disk import gallery as gallery_room
 from stackd.disk.gallery import find_pictures, read_picture, survey
 from stackd.errors import ConfigError, SetError
 
@@ -101,6 +102,45 @@ def test_pictures_stand_upright(tmp_path: Path, rng: np.random.Generator) -> Non
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
 
     assert read_picture(save(tmp_path / "turned.png", noise(rng, 10, 30, 3), exif=exif)).shape == (30, 10, 3)
+
+
+@pytest.mark.parametrize(("at", "byte"), [(17, 0), (43, 1)])
+def test_a_camera_s_damaged_note_costs_its_picture_alone(tmp_path: Path, at: int, byte: int) -> None:
+    """Pillow then raises what no list of errors holds (struct.error, TypeError); the survey goes on."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 6, "a camera", 72.0
+    path = save(tmp_path / "noted.jpg", np.full((20, 30, 3), 90, np.uint8), exif=exif)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"Exif") + at] = byte
+    path.write_bytes(content)
+
+    with pytest.raises(SetError, match=r"noted\.jpg.*cannot be read"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path, rng: np.random.Generator, wrong: float) -> None:
+    """One of them would make all of the picture none, and it would hide copies of others."""
+    pixels = rng.random((120, 130)).astype(np.float32)
+    pixels[3, 4] = wrong
+    save(tmp_path / "wrong.tif", pixels)
+
+    left_out = survey(find_pictures(tmp_path)).left_out
+
+    assert "no numbers" in left_out[0].reason
+
+
+@pytest.mark.parametrize("name", ["giant.jpg", "giant.png", "giant.tif"])
+def test_giants_come_shrunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """By whole pixels and without a change of their light."""
+    monkeypatch.setattr(gallery_room, "ENOUGH_PX", 50)
+    light = np.linspace(0, 1, 208)[:, None] * np.ones(304)
+    pixels = (light * 65535).astype(np.uint16) if name.endswith("tif") else (light * 255).astype(np.uint8)
+
+    picture = read_picture(save(tmp_path / name, pixels))
+
+    assert picture.shape == (52, 76, 3)
+    np.testing.assert_allclose(picture[:, 40, 0], light.reshape(52, 4, 304).mean((1, 2)), atol=0.01)
 
 
 def test_a_missing_picture_names_itself(tmp_path: Path) -> None:
