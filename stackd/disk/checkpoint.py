@@ -11,6 +11,7 @@ from stackd.disk.durable import durable
 from stackd.errors import ConfigError, ModelError
 
 NAME = "checkpoint.npz"
+SPOILT = "checkpoint.spoilt.npz"
 
 State = dict[str, NDArray[Any]]
 
@@ -34,6 +35,14 @@ def load(folder: Path) -> State:
             return {name: stored[name] for name in stored.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"it is damaged: {error}") from error
+
+
+def put_aside(folder: Path) -> Path:
+    """Keep the state under another name, from which no run goes on by itself; returns that file."""
+    aside = folder / SPOILT
+    if (folder / NAME).exists():
+        (folder / NAME).replace(aside)
+    return aside
 
 
 def remove(folder: Path) -> None:

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from stackd.records import FrameFacts
 
 Image = NDArray[np.float32]
+FULL_SCALE_ADU = 65535.0
+NORMALISED_UP_TO = 2.0  # a flat lifts single pixels above 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +22,13 @@ class Frame:
     pixels: Image  # (H, W), a mosaic if facts.bayer, or (3, H, W); file units (ADU)
     saturation_adu: float
     cards: tuple[str, ...] = ()  # the header's own 80-character cards; empty for pictures
+
+    @property
+    def electrons_per_unit(self) -> float:
+        """Of the pixels; 1 where the header is silent. Calibration programs bring frames to 0..1 of full scale and
+        leave the header's electrons per ADU as they were."""
+        per_adu = self.facts.electrons_per_adu or 1.0
+        is_float = self.facts.sample_type.startswith("float")
+        if is_float and float(np.fmax.reduce(self.pixels, axis=None)) <= NORMALISED_UP_TO:
+            return per_adu * FULL_SCALE_ADU
+        return per_adu

@@ -28,10 +28,16 @@ TRAINED_ON = 100  # pictures, as in 2019; of fewer than twice that, half
 
 
 def train_classic(request: TrainingRequest) -> Outcome:
-    """Train `classic` for its 50 epochs, whatever length the request names, and store it.
+    """Train `classic` for its 50 epochs, whatever number of minutes the request names, and store it.
 
-    Raises ConfigError without pictures.
+    Raises ConfigError without pictures, and for options that would do nothing.
     """
+    idle = {
+        "--learning-rate": request.learning_rate, "--steps": request.steps, "--resume": request.resume,
+        "--from-current": request.from_current,
+    }  # fmt: skip
+    if given := [option for option, value in idle.items() if value]:
+        raise ConfigError(f"the preset classic is trained as in 2019: it takes no {', '.join(given)}")
     if request.pictures is None:
         raise ConfigError("the preset classic learns from pictures: name a folder of them with --pictures")
     training, held_out = split(usable_pictures(request.pictures, least=2).paths, request.seed)

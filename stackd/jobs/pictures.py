@@ -26,9 +26,12 @@ class Pictures:
         return read_picture(self.paths[index])
 
     def split(self, held_out_share: float) -> tuple["Pictures", "Pictures"]:
-        """(to train on, held out): by the name's hash, so a picture stays on its side when others come or go."""
-        held_out = {path for path in self.paths if rank(path.name) < held_out_share}
-        return Pictures([p for p in self.paths if p not in held_out]), Pictures(sorted(held_out))
+        """(to train on, held out): by the name's hash, so a picture stays on its side when others come or go; of two or
+        more pictures at least one on either side."""
+        ranked = sorted(self.paths, key=lambda path: rank(path.name))
+        wanted = sum(rank(path.name) < held_out_share for path in ranked)
+        held_out = ranked[: min(max(wanted, 1), max(len(ranked) - 1, 0))]
+        return Pictures([p for p in self.paths if p not in set(held_out)]), Pictures(sorted(held_out))
 
 
 def rank(name: str) -> float:

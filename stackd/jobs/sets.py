@@ -5,7 +5,7 @@ flat: of each set a few windows are kept.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from stackd.settings import LimitsSettings, RestoreSettings
 HELD_OUT_SHARE = 0.2
 MOST_SETS = 24  # the newest: the camera and the sky of today
 WINDOWS = 4  # of a set
+MIDDLE_PX = 1600  # side of what is looked at of a frame; eight of them in colour take 1 GB to align
 SEEN_SHARE = 0.98  # of a window, in every frame
 
 
@@ -54,10 +55,12 @@ def learnt_and_held_out(folders: SetFolders, seed: int) -> tuple[list[HalfSample
 
 
 def recorded_sets(folders: SetFolders) -> list[RecordedSet]:
-    """The newest finished sets whose used frames are all still there, by name."""
+    """The newest finished sets, or those that are named, whose used frames are all still there, by name."""
     sets = []
     newest = sorted(published_folders(folders.outbox), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in newest:
+        if folders.names and folder.name not in folders.names:
+            continue
         manifest = read_manifest(folder)
         if manifest is None:
             continue
@@ -84,7 +87,7 @@ def _where(folders: SetFolders, set_name: str, path: str) -> Path | None:
 def _samples_of(one: RecordedSet, seed: int) -> list[HalfSample]:
     """The samples of one set; none, with a warning, where it cannot be used."""
     try:
-        frames = [_read(path, sha256) for path, sha256 in zip(one.paths, one.sha256s)]
+        frames = [_middle_of(_read(path, sha256)) for path, sha256 in zip(one.paths, one.sha256s)]
         aligned = align(frames, aligned=False, progress=lambda step, share: None)
     except (SetError, OSError) as error:
         logger.warning("{} is left out: {}", one.name, error)
@@ -93,7 +96,7 @@ def _samples_of(one: RecordedSet, seed: int) -> list[HalfSample]:
         logger.warning("{} is left out: too few stars to measure their shape, or too few frames", one.name)
         return []
     rng = np.random.default_rng([seed, *one.name.encode()])
-    gain = frames[0].facts.electrons_per_adu or 1.0
+    gain = frames[0].electrons_per_unit
     samples = []
     for band, window in _windows(aligned, rng):
         part = aligned.bands[band][:, *window]
@@ -107,6 +110,20 @@ def _read(path: Path, sha256: str) -> Frame:
     if frame.sha256 != sha256:
         raise SetError("changed since its set was restored", file=str(path), remedy="leave it out")
     return frame
+
+
+def _middle_of(frame: Frame) -> Frame:
+    """What is enough to align a frame and to cut windows from, so that memory does not grow with the camera."""
+    rows, columns = (_middle(size) for size in frame.pixels.shape[-2:])
+    pixels = frame.pixels[..., rows, columns].copy()  # a view would hold all of the frame
+    facts = replace(frame.facts, width_px=pixels.shape[-1], height_px=pixels.shape[-2])
+    return replace(frame, pixels=pixels, facts=facts)
+
+
+def _middle(size_px: int) -> slice:
+    """An even place to start from: a mosaic's colours stay where they are."""
+    start = max(0, (size_px - MIDDLE_PX) // 4 * 2)
+    return slice(start, start + MIDDLE_PX)
 
 
 def _windows(aligned: Aligned, rng: np.random.Generator) -> Iterator[tuple[int, tuple[slice, slice]]]:

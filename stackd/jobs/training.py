@@ -6,31 +6,45 @@ by way of the network rooms; draws nothing on the terminal itself.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from loguru import logger
 
 from stackd.disk import checkpoint
+from stackd.disk.lock import Lock
 from stackd.disk.weights import Weights
 from stackd.errors import ConfigError, ModelError
 from stackd.jobs import honesty, promotion
 from stackd.jobs.classic import train_classic
 from stackd.jobs.judging import HELD_OUT, Judge, held_out_batches
 from stackd.jobs.pictures import Pictures, usable_pictures
-from stackd.jobs.sets import learnt_and_held_out
+from stackd.jobs.sets import learnt_and_held_out, recorded_sets
 from stackd.jobs.training_log import TrainingLog, before_and_after
 from stackd.jobs.training_loop import Loop, Material
 from stackd.jobs.training_request import Outcome, Progress, TrainingRequest
 from stackd.jobs.training_run import Run
 from stackd.network import architecture, feed, fit
+from stackd.network.halves import HalfSample
 from stackd.network.weights import set_weights
 
 HELD_OUT_SHARE = 0.1  # of the pictures
 WATCHED_SKIES = 6  # of the held-out ones, while training goes on
 GENTLE_RATE = 2e-4  # learning rate for a network that has learnt before
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run learns from and what it is judged on."""
+
+    pictures: Pictures
+    held_out: Pictures
+    captures: list[HalfSample]
+    own: list[HalfSample]  # held-out captures
 
 
 def train(request: TrainingRequest, report: Callable[[Progress], None] = lambda progress: None) -> Outcome:
@@ -40,39 +54,71 @@ def train(request: TrainingRequest, report: Callable[[Progress], None] = lambda 
     the current model then stays.
     """
     if request.preset == "classic":
-        if request.learning_rate is not None:
-            raise ConfigError("the preset classic is trained as in 2019: it takes no --learning-rate")
         return train_classic(request)
     if request.preset not in architecture.PRESETS:
         raise ConfigError(f"no preset {request.preset!r}; there are: {', '.join(architecture.PRESETS)}, classic")
     strategy = fit.choose_strategy()
     chief = fit.is_chief(strategy)
-    with strategy.scope():
-        interrupted = _resumed(request) if request.resume else None
-        trainer, run = interrupted or _begun(request)
+    request.run_folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        if chief:  # the others of several processes take part in its run
+            held.callback(Lock(request.run_folder).release)
+        return _run(request, report, strategy, chief)
+
+
+def _run(
+    request: TrainingRequest, report: Callable[[Progress], None], strategy: tf.distribute.Strategy, chief: bool
+) -> Outcome:
+    network = architecture.build(architecture.PRESETS[request.preset])
+    trainer, run, data = _started(request, strategy)
     request = run.request
     if request.steps is None and fit.workers() > 1:
         raise ConfigError("several machines have no clock in common: give the length of the run with --steps")
-    pictures, held_out = _galleries(request.pictures)
-    captures, own = learnt_and_held_out(request.sets, request.seed) if request.sets else ([], [])
-    network = architecture.build(architecture.PRESETS[request.preset])
-    watch = _watch(network, held_out_batches(request.seed, held_out, range(WATCHED_SKIES)))
+    watch = _watch(network, held_out_batches(request.seed, data.held_out, range(WATCHED_SKIES)))
     log = TrainingLog(request.store, request.preset, run.name, request.keep, writes=chief)
     try:
-        Loop(trainer, watch, run, Material(pictures, captures), log, report, chief=chief).go()
+        _learn(Loop(trainer, watch, run, Material(data.pictures, data.captures), log, report, chief=chief), request)
         if not run.finished or not chief:
             return Outcome(None, False, {}, None, interrupted=not run.finished)
         set_weights(network, trainer.averaged_weights())
-        judge = Judge(request.seed, held_out, own)
+        judge = Judge(request.seed, data.held_out, data.own)
         figure = log.picture(trainer.step, before_and_after(network, judge.batches))
     finally:
         log.close()
-    card = _card(request, run, trainer, (len(pictures), len(held_out)))
+    card = _card(request, run, trainer, data)
     weights = trainer.averaged_weights()
     card |= {
         "sigma_curve": honesty.measured_curve(card, weights), "log": str(log.folder.relative_to(request.store)),
     }  # fmt: skip
     return _stored(request, card, weights, judge, figure)
+
+
+def _started(request: TrainingRequest, strategy: tf.distribute.Strategy) -> tuple[fit.Trainer, Run, Data]:
+    """The interrupted run, if it is asked for and can be gone on with, else a new one; with what it learns from."""
+    with strategy.scope():
+        interrupted = _resumed(request) if request.resume else None
+    if interrupted:
+        try:
+            return *interrupted, _data_of(interrupted[1].request)
+        except ConfigError as error:
+            logger.warning("{}: what it learnt from is gone: {}; starts anew", _checkpoint(request), error)
+    elif _checkpoint(request).exists() and not request.resume:
+        logger.warning("{}: an interrupted run is given up; --resume would have gone on with it", _checkpoint(request))
+    with strategy.scope():
+        trainer, run = _begun(request)
+    return trainer, run, _data_of(run.request)
+
+
+def _learn(loop: Loop, request: TrainingRequest) -> None:
+    """In fast arithmetic; a run that goes wrong would do so again from its checkpoint, which is put aside."""
+    fit.use_fast_arithmetic()
+    try:
+        loop.go()
+    except ModelError:
+        checkpoint.put_aside(request.run_folder)
+        raise
+    finally:
+        fit.use_full_precision()
 
 
 def _watch(network: keras.Model, batches: list[fit.Batch]) -> Callable[[Weights], float]:
@@ -85,13 +131,20 @@ def _watch(network: keras.Model, batches: list[fit.Batch]) -> Callable[[Weights]
     return psnr_of
 
 
-def _galleries(folder: Path | None) -> tuple[Pictures, Pictures]:
-    """(to train on, held out)."""
-    return (Pictures([]) if folder is None else usable_pictures(folder)).split(HELD_OUT_SHARE)
+def _data_of(request: TrainingRequest) -> Data:
+    """Raises ConfigError where there is not enough of what is asked for."""
+    pictures, held_out = (usable_pictures(request.pictures) if request.pictures else Pictures([])).split(HELD_OUT_SHARE)
+    if request.pictures:
+        logger.info("{} pictures to learn from, {} held out", len(pictures), len(held_out))
+    captures, own = learnt_and_held_out(request.sets, request.seed) if request.sets else ([], [])
+    return Data(pictures, held_out, captures, own)
 
 
 def _begun(request: TrainingRequest) -> tuple[fit.Trainer, Run]:
     """A network to train, new or with the current model's weights."""
+    if request.sets:  # a run that goes on learns from the same ones, whatever came in meanwhile
+        names = tuple(one.name for one in recorded_sets(request.sets))
+        request = replace(request, sets=replace(request.sets, names=names))
     recipe = fit.RECIPES.get(request.preset, fit.Recipe())
     if request.steps is not None:
         recipe = replace(recipe, steps=request.steps)
@@ -124,10 +177,14 @@ def _resumed(request: TrainingRequest) -> tuple[fit.Trainer, Run] | None:
         trainer = _trainer(run.request, run.recipe)
         trainer.resume(state)
     except ModelError as error:
-        logger.warning("{}: cannot be gone on with: {}; starts anew", request.run_folder / checkpoint.NAME, error)
+        logger.warning("{}: cannot be gone on with: {}; starts anew", _checkpoint(request), error)
         return None
     logger.info("goes on with {} at step {}, for {} in all, as it was begun", run.name, trainer.step, run.length)
     return trainer, run
+
+
+def _checkpoint(request: TrainingRequest) -> Path:
+    return request.run_folder / checkpoint.NAME
 
 
 def _trainer(request: TrainingRequest, recipe: fit.Recipe) -> fit.Trainer:
@@ -138,14 +195,14 @@ def _trainer(request: TrainingRequest, recipe: fit.Recipe) -> fit.Trainer:
     return trainer
 
 
-def _card(request: TrainingRequest, run: Run, trainer: fit.Trainer, pictures: tuple[int, int]) -> dict[str, Any]:
+def _card(request: TrainingRequest, run: Run, trainer: fit.Trainer, data: Data) -> dict[str, Any]:
     """Everything about the run but what came of it."""
     return {
         "architecture": architecture.PRESETS[request.preset], "preset": request.preset,
         "target_fwhm_px": feed.TARGET_FWHM_PX, "trained_range": feed.TRAINED_RANGE,
         "recipe": asdict(replace(run.recipe, steps=trainer.step)), "seed": request.seed,
         "started_from": run.started_from or None, "command": _command(request, trainer.step),
-        "pictures": pictures[0], "pictures_held_out": pictures[1],
+        "pictures": len(data.pictures), "pictures_held_out": len(data.held_out),
         "minutes": round(run.spent_s / 60, 1), "waited_share": round(run.waited, 4), "curve": run.curve,
     }  # fmt: skip
 

@@ -154,7 +154,7 @@ class Loop:
 
 
 def _went_wrong(what: str) -> ModelError:
-    return ModelError(f"training went wrong: {what}; the last checkpoint is from before, and the current model stays")
+    return ModelError(f"training went wrong: {what}; its checkpoint is put aside, and the current model stays")
 
 
 def processes() -> int:

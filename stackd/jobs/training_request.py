@@ -13,6 +13,7 @@ class SetFolders:
 
     outbox: Path
     frames: tuple[Path, ...]  # the inbox, and the archive if there is one
+    names: tuple[str, ...] = ()  # of the sets to learn from; none: the newest
 
 
 @dataclass(frozen=True, slots=True)

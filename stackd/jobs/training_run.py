@@ -5,13 +5,14 @@ command. Knows no pictures and no network.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stackd.disk.writer import program
 from stackd.errors import ModelError
 from stackd.jobs.training_request import SetFolders, TrainingRequest
 from stackd.network.fit import Recipe
@@ -53,6 +54,7 @@ class Run:
         asked = {
             "asked": np.array(json.dumps(_asked(self.request))),
             "recipe": np.array(json.dumps(asdict(self.recipe))),
+            "program": np.array(program()),
         }
         return asked | {key: np.array(getattr(self, key)) for key in KEPT}
 
@@ -62,12 +64,10 @@ class Run:
 
         Raises ModelError for a checkpoint that another version of stackd has kept.
         """
-        missing = {"asked", "recipe", *KEPT} - state.keys()
-        if missing:
-            raise ModelError(f"it does not tell {', '.join(sorted(missing))}")
+        by = str(state.get("program", "an older stackd"))
+        if by != program():
+            raise ModelError(f"{by} has kept it, and this is {program()}")
         recipe = json.loads(str(state["recipe"]))
-        if recipe.keys() != {one.name for one in fields(Recipe)}:
-            raise ModelError("it was trained by another recipe")
         kept = {key: state[key].tolist() for key in KEPT}
         return cls(request=_as_asked(request, json.loads(str(state["asked"]))), recipe=Recipe(**recipe), **kept)
 
@@ -77,7 +77,10 @@ KEPT = ("name", "started_from", "spent_s", "waited_s", "psnr", "curve")
 
 def _asked(request: TrainingRequest) -> dict[str, Any]:
     """What decides a run's result."""
-    sets = request.sets and {"outbox": str(request.sets.outbox), "frames": [str(one) for one in request.sets.frames]}
+    sets = request.sets and {
+        "outbox": str(request.sets.outbox), "frames": [str(one) for one in request.sets.frames],
+        "names": request.sets.names,
+    }  # fmt: skip
     return {
         "pictures": request.pictures and str(request.pictures.absolute()), "steps": request.steps,
         "minutes": request.minutes, "seed": request.seed, "sets": sets, "from_current": request.from_current,
@@ -89,5 +92,6 @@ def _as_asked(request: TrainingRequest, asked: dict[str, Any]) -> TrainingReques
     pictures, sets = asked["pictures"], asked["sets"]
     return replace(request, **asked | {
         "pictures": pictures and Path(pictures),
-        "sets": sets and SetFolders(Path(sets["outbox"]), tuple(Path(one) for one in sets["frames"])),
+        "sets": sets
+        and SetFolders(Path(sets["outbox"]), tuple(Path(one) for one in sets["frames"]), tuple(sets["names"])),
     })  # fmt: skip

@@ -24,6 +24,7 @@ from stackd.network.weights import set_weights
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 Loss = Callable[..., Any]
+BFLOAT16_ON_PROCESSORS = "auto_mixed_precision_onednn_bfloat16"  # TensorFlow's switch
 BFLOAT16_CAPABILITY = (8, 0)  # compute capability of the first GPUs that multiply in it
 
 
@@ -48,7 +49,7 @@ RECIPES = {"large": Recipe(batch=16, crop_px=128)}  # of presets that are not tr
 def use_fast_arithmetic() -> None:
     """Multiply in bfloat16 where that is faster: on processors with units for it (1.4 times faster; others ignore the
     switch) and, as Keras's mixed precision, on GPUs that have them."""
-    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
+    tf.config.optimizer.set_experimental_options({BFLOAT16_ON_PROCESSORS: True})
     gpus = tf.config.list_physical_devices("GPU")
     able = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
     if able and min(able) >= BFLOAT16_CAPABILITY:
@@ -56,7 +57,9 @@ def use_fast_arithmetic() -> None:
 
 
 def use_full_precision() -> None:
-    """For networks built from here on: a model is judged in the arithmetic that it will be used in."""
+    """For what is built, or called for the first time, from here on: a model is judged in the arithmetic that it will
+    be used in."""
+    tf.config.optimizer.set_experimental_options({BFLOAT16_ON_PROCESSORS: False})
     keras.mixed_precision.set_global_policy("float32")
 
 

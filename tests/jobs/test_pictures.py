@@ -58,6 +58,14 @@ def test_pictures_keep_their_side(tmp_path: Path) -> None:
     assert set(fewer_held_out.paths) <= set(held_out.paths)
 
 
+@pytest.mark.parametrize(("count", "sides"), [(0, (0, 0)), (1, (1, 0)), (2, (1, 1)), (10, (9, 1))])
+def test_neither_side_is_empty(tmp_path: Path, count: int, sides: tuple[int, int]) -> None:
+    """Of M1 to M10 no name's hash falls below a tenth; something to judge on is held out all the same."""
+    learnt, held_out = Pictures([tmp_path / f"M{k + 1}.jpg" for k in range(count)]).split(0.1)
+
+    assert (len(learnt), len(held_out)) == sides
+
+
 def test_pictures_are_decoded_when_asked_for(tmp_path: Path, rng: np.random.Generator) -> None:
     """(h, w, 3) in 0..1; a missing file is noticed only when its turn comes."""
     cv2.imwrite(str(tmp_path / "a.png"), rng.integers(0, 255, (40, 50, 3), dtype=np.uint8))

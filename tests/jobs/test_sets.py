@@ -11,6 +11,7 @@ import pytest
 
 from stackd.disk import model_store
 from stackd.disk.captures import write_capture
+from stackd.disk.frame import Frame
 from stackd.errors import ConfigError
 from stackd.imaging import camera, skies
 from stackd.jobs import golden, honesty, judging, sets, training, training_loop
@@ -89,6 +90,26 @@ def test_one_set_is_held_out(folders: SetFolders) -> None:
         assert sample.other.shape == (halves.WINDOW_PX - 2 * halves.EDGE_PX,) * 2
         assert np.isfinite(sample.bank).all()
         assert np.isfinite(sample.other).all()
+
+
+def test_named_sets_alone_are_learnt_from(folders: SetFolders) -> None:
+    """A run that goes on learns from what it was begun with, whatever came in meanwhile."""
+    named = replace(folders, names=("B", "changed"))
+
+    assert [one.name for one in sets.recorded_sets(named)] == ["B", "changed"]
+
+
+def test_memory_does_not_grow_with_the_camera(folders: SetFolders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large frames the middle is aligned, as in small ones: the windows hold the same stars, mosaics stay such."""
+    frame = Frame("a", "0", FrameFacts(501, 403, 1, "uint16"), np.arange(403 * 501.0).reshape(403, 501), 1e4)
+    monkeypatch.setattr(sets, "MIDDLE_PX", 340)
+
+    middle = sets._middle_of(frame)
+
+    assert middle.pixels.shape == (340, 340) == (middle.facts.height_px, middle.facts.width_px)
+    np.testing.assert_array_equal(middle.pixels, frame.pixels[30:370, 80:420])
+    learnt, held_out = sets.learnt_and_held_out(folders, 3)
+    assert len(learnt) == len(held_out) == 2 * sets.WINDOWS
 
 
 def test_one_set_alone_is_not_enough(folders: SetFolders, tmp_path: Path) -> None:

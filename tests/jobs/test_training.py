@@ -16,7 +16,7 @@ import pytest
 from loguru import logger
 
 from stackd.disk import checkpoint, model_store, models
-from stackd.errors import ConfigError, ModelError
+from stackd.errors import ConfigError, InstanceError, ModelError
 from stackd.jobs import golden, honesty, judging, training, training_loop
 from stackd.jobs.loading import load_restorer
 from stackd.jobs.training import train
@@ -226,19 +226,85 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_starts_anew(
         state["network/stem/kernel"] = state["network/stem/kernel"][..., :1]
         checkpoint.save(file.parent, state)
     elif spoilt == "an older version":
-        del state["asked"]
+        state["program"] = np.array("stackd 0.0.1")
         checkpoint.save(file.parent, state)
     else:
         file.write_bytes(file.read_bytes()[:1000])
 
+    said = warnings_of(lambda: train(request_of(resume=True)))
+
+    [line] = [line for line in said if str(file) in line]
+    assert "starts anew" in line
+    current = models.resolve(request_of().store, "small")
+    assert load_restorer(str(current.path)).card["recipe"]["steps"] == 4
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_whose_pictures_are_gone_starts_anew(request_of: Callable[..., TrainingRequest], tmp_path: Path) -> None:
+    """Their folder was renamed: a timer's --resume must not ask for the old one week by week."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for n in range(2):
+        picture = np.random.default_rng(n).integers(0, 255, (160, 200, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{n}.png"), cv2.GaussianBlur(picture, (0, 0), 3))
+    interrupted_at(2, request_of(pictures=folder))
+    renamed = folder.rename(tmp_path / "clean pictures")
+
+    said = warnings_of(lambda: train(request_of(pictures=renamed, resume=True)))
+
+    assert any(str(folder) in line and "starts anew" in line for line in said)
+    assert not (request_of().run_folder / checkpoint.NAME).exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_that_went_wrong_is_not_gone_on_with(
+    request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its checkpoint it would go wrong again, week by week: that is put aside, and the next run is a new one."""
+    interrupted_at(2, request_of())
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Trainer, "train_on", lambda *of: float("nan"))
+        with pytest.raises(ModelError, match="put aside"):
+            train(request_of(resume=True))
+
+    assert not (request_of().run_folder / checkpoint.NAME).exists()
+    assert (request_of().run_folder / checkpoint.SPOILT).exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_run_of_a_preset_at_a_time(request_of: Callable[..., TrainingRequest]) -> None:
+    """By hand beside the timer's: they would write over each other's checkpoints."""
+    refused: list[str] = []
+
+    def second(progress: Progress) -> None:
+        try:
+            train(request_of())
+        except InstanceError as error:
+            refused.append(str(error))
+
+    assert train(request_of(steps=1), second).version is not None
+    assert len(refused) == 1
+    assert str(request_of().run_folder) in refused[0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interrupted_run_is_not_given_up_in_silence(request_of: Callable[..., TrainingRequest]) -> None:
+    """Whoever forgets --resume is told what it costs."""
+    interrupted_at(2, request_of())
+
+    said = warnings_of(lambda: train(request_of(seed=1)))
+
+    assert any("given up" in line for line in said)
+
+
+def warnings_of(doing: Callable[[], object]) -> list[str]:
     told: list[str] = []
     sink = logger.add(lambda message: told.append(str(message)), level="WARNING")
-    outcome = train(request_of(resume=True))
-    logger.remove(sink)
-
-    [line] = [line for line in told if str(file) in line]
-    assert "starts anew" in line
-    assert load_restorer(str(outcome.version.path)).card["recipe"]["steps"] == 4
+    try:
+        doing()
+    finally:
+        logger.remove(sink)
+    return told
 
 
 @pytest.mark.usefixtures("quick")
@@ -303,10 +369,19 @@ def test_a_run_may_start_from_the_current_model(request_of: Callable[..., Traini
     assert any((after[name] != before[name]).any() for name in before)
 
 
-def test_the_network_of_2019_takes_no_learning_rate(request_of: Callable[..., TrainingRequest]) -> None:
-    """It is trained as it was; an option that would do nothing is an error."""
-    with pytest.raises(ConfigError, match="--learning-rate"):
-        train(request_of(preset="classic", learning_rate=1e-3))
+@pytest.mark.parametrize(
+    ("option", "fields"),
+    [
+        ("--learning-rate", {"learning_rate": 1e-3}), ("--steps", {"steps": 7}), ("--resume", {"resume": True}),
+        ("--from-current", {"from_current": True}),
+    ],
+)  # fmt: skip
+def test_the_network_of_2019_is_trained_as_it_was(
+    request_of: Callable[..., TrainingRequest], option: str, fields: dict[str, object]
+) -> None:
+    """An option that would do nothing is an error."""
+    with pytest.raises(ConfigError, match=f"takes no {option}$"):
+        train(request_of(**({"preset": "classic", "steps": None} | fields)))
 
 
 @pytest.mark.usefixtures("quick")
@@ -357,7 +432,7 @@ def test_a_run_that_goes_wrong_leaves_the_current_model(
 def test_weights_that_are_no_numbers_are_never_kept(
     request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A last step whose loss was still a number and whose gradient was not: the checkpoint of before stays."""
+    """A last step whose loss was still a number and whose gradient was not: the checkpoint of before is put aside."""
     interrupted_at(2, request_of())
     learnt = fit.Trainer.train_on
 
@@ -371,7 +446,9 @@ def test_weights_that_are_no_numbers_are_never_kept(
     with pytest.raises(ModelError, match="not all weights are numbers"):
         train(request_of(resume=True))
 
-    assert checkpoint.load(request_of().run_folder)["step"] == 2
+    aside = request_of().run_folder / checkpoint.SPOILT
+    aside.rename(aside.with_name(checkpoint.NAME))
+    assert checkpoint.load(aside.parent)["step"] == 2
 
 
 def test_what_cannot_be_trained(request_of: Callable[..., TrainingRequest], tmp_path: Path) -> None:

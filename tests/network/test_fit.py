@@ -5,9 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from stackd.errors import ModelError
-from stackd.network import architecture
+from stackd.network import architecture, fit
 from stackd.network.fit import Batch, Recipe, Trainer, evaluate
 from stackd.network.weights import set_weights
 from tests.network.nights import quick_skies
@@ -149,3 +150,17 @@ def test_evaluation_tells_psnr_and_loss() -> None:
     assert all(isinstance(v, float) and np.isfinite(v) for v in scores.values())
     assert scores["psnr_plain"] > noisy["psnr_plain"] + 10
     assert noisy["psnr_plain"] == pytest.approx(evaluate(network, [batch(0)])["psnr_plain"])
+
+
+def test_a_model_is_judged_in_full_precision() -> None:
+    """After a training in fast arithmetic a compiled network gives what the plain one does, on any processor."""
+    bank, conditions, _ = batch(0)
+    fit.use_fast_arithmetic()
+    fit.use_full_precision()
+    network = architecture.build(TINY)
+
+    compiled = tf.function(lambda maps, told: network([maps, told]))
+
+    for one, other in zip(compiled(bank, conditions), network([bank, conditions])):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert not tf.config.optimizer.get_experimental_options()[fit.BFLOAT16_ON_PROCESSORS]
