@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, sparse
+from scipy.ndimage import map_coordinates
+from scipy.sparse.linalg import spsolve
+from scipy.spatial import cKDTree
 
 from stackd.imaging.fuse import PAD_PX, padded, padded_shape
 from stackd.imaging.photometry import star_fluxes
@@ -25,6 +28,7 @@ APERTURE_WIDTHS = 1.75
 APERTURES_PX = (3.0, 5.0)  # the least and the largest radius
 RING_APERTURES = (1.6, 2.2)  # the ring that tells the sky, in such radii
 SHAPE_ERROR = 0.012  # of a star's light: so far what the least aperture catches differs over a real field
+NEIGHBOURHOOD_PX = 24  # beyond it a star's light is in no other's aperture and ring
 LEAST_STARS = 5
 CLOSING_SNR = 20.0  # below it an aperture of the plain stack knows nothing that the network does not
 NETWORK_FLUX_ERROR = 0.05  # of a bright star's light: how well the network knows it by itself
@@ -71,6 +75,11 @@ def stars_in_stack(
     return flux, flux / (1.5 * psf.fwhm_px * noise_adu)
 
 
+def aperture_px(psf: Psf) -> float:
+    """Radius of the aperture that stars of this shape are measured in: narrow stars stand close."""
+    return float(np.clip(APERTURE_WIDTHS * psf.fwhm_px, *APERTURES_PX))
+
+
 def close_fluxes(
     image: Image,
     stack: Image,
@@ -85,15 +94,19 @@ def close_fluxes(
     """The restored picture with the light of stars at x, y (px) brought to the plain stack's.
 
     What each star's place lacks or has too much of is added as a star of the target width, and changes no other place.
-    It is measured in an aperture, because errors of the PSF weigh more than noise in bright stars; the fainter a star,
-    the more that aperture's noise, and the less of it is believed: as much as makes the error of network and stack
-    together least (Wiener).
+    It is measured in apertures, because errors of the PSF weigh more than noise in bright stars; the fainter a star,
+    the more its aperture's noise, and the less of it is believed: as much as makes the error of network and stack
+    together least (Wiener). All stars are solved for at once: what a faint one's aperture catches is for the most part
+    its bright neighbour's.
     """
-    lacking, by_stack = _lacking(stack - seen_again, psf, x, y, flux, noise_adu)
-    by_network = NETWORK_FLUX_ERROR * flux
-    lacking *= by_network**2 / (by_network**2 + by_stack**2)
+    if not len(x):
+        return image
+    measured, by_stack, caught = _lacking(stack - seen_again, psf, x, y, flux, noise_adu)
+    by_network = sparse.diags_array((NETWORK_FLUX_ERROR * flux) ** 2)
+    expected = caught @ by_network @ caught.T + sparse.diags_array(np.broadcast_to(by_stack**2, flux.shape))
+    lacking = by_network @ caught.T @ spsolve(expected.tocsc(), np.nan_to_num(measured))
     shape = image.shape
-    stars = splat(shape, x, y, np.nan_to_num(lacking))
+    stars = splat(shape, x, y, lacking)
     return image + blur(stars, target_otf(shape, target_fwhm_px) / splat_otf(shape))
 
 
@@ -111,7 +124,7 @@ def check_fluxes(
     """How the light around stars at x, y (px) with these fluxes differs between the plain stack and the picture
     re-blurred to it; None with too few stars."""
     height, width = stack.shape
-    radius_px = _radius_px(psf)
+    radius_px = aperture_px(psf)
     reach = RING_APERTURES[1] * radius_px + 1
     inside = (x > reach) & (y > reach) & (x < width - 1 - reach) & (y < height - 1 - reach)
     x, y, flux = x[inside], y[inside], flux[inside]
@@ -125,21 +138,25 @@ def check_fluxes(
 
 
 def _lacking(difference: Image, psf: Psf, x, y, flux, noise_adu: float):
-    """(light that stars of these fluxes lack, its noise): of the brightest by a wide aperture, where a narrow one would
-    err by their shape, of the others by the narrow one."""
-    radius_px = _radius_px(psf)
-    near, near_noise = _lacking_within(radius_px, difference, psf, x, y, flux, noise_adu)
+    """(light that each star's aperture lacks, its noise, the share of each other star's light (stars, stars) in it): of
+    the brightest by a wide aperture, where a narrow one would err by their shape, of the others by the narrow one."""
+    radius_px = aperture_px(psf)
+    near, near_noise, near_caught = _lacking_within(radius_px, difference, psf, x, y, flux, noise_adu)
     if radius_px == APERTURES_PX[1]:
-        return near, near_noise
-    wide, wide_noise = _lacking_within(APERTURES_PX[1], difference, psf, x, y, flux, noise_adu)
+        return near, near_noise, near_caught
+    wide, wide_noise, wide_caught = _lacking_within(APERTURES_PX[1], difference, psf, x, y, flux, noise_adu)
     near_variance = near_noise**2 + (SHAPE_ERROR * flux) ** 2
     share = near_variance / (near_variance + wide_noise**2)
     # one aperture lies in the other: their noise is much the same and does not average out
-    return near + share * (wide - near), near_noise + share * (wide_noise - near_noise)
+    return (
+        near + share * (wide - near),
+        near_noise + share * (wide_noise - near_noise),
+        near_caught + sparse.diags_array(share) @ (wide_caught - near_caught),
+    )
 
 
 def _lacking_within(radius_px: float, difference: Image, psf: Psf, x, y, flux, noise_adu: float):
-    """(light that stars lack, its noise) by an aperture of this radius.
+    """The same by apertures of this radius.
 
     What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left out.
     """
@@ -150,18 +167,26 @@ def _lacking_within(radius_px: float, difference: Image, psf: Psf, x, y, flux, n
     known = NETWORK_FLUX_ERROR * flux > noise
     if known.any():
         lacking -= flux * np.nanmedian((lacking / flux)[known])
-    return lacking, noise
+    return lacking, noise, _caught(radius_px, psf, x, y) / share
+
+
+def _caught(radius_px: float, psf: Psf, x, y) -> sparse.csr_array:
+    """(stars, stars): the share of each star's light that the sums over each star's aperture catch."""
+    around = np.zeros((2 * NEIGHBOURHOOD_PX, 2 * NEIGHBOURHOOD_PX), np.float32)
+    around[NEIGHBOURHOOD_PX, NEIGHBOURHOOD_PX] = 1
+    response = _sums(blur(around, psf.otf(around.shape)), radius_px)
+    places = np.stack([x, y], 1)
+    tree = cKDTree(places)
+    near = tree.sparse_distance_matrix(tree, NEIGHBOURHOOD_PX - 2, output_type="ndarray")
+    i, j = near["i"], near["j"]
+    offset = (places[j] - np.round(places[i])).T[::-1] + NEIGHBOURHOOD_PX
+    return sparse.csr_array((map_coordinates(response, offset, order=1), (i, j)), shape=(len(x), len(x)))
 
 
 def _noise_of(sums: Image, radius_px: float, noise_adu: float) -> float:
     """1 sigma of such sums over empty sky: as it is seen there, and no less than of pixels that err each for itself.
     Those of a debayered frame do not: a colour's light was measured in one pixel of four or two."""
     return max(noise_adu * float(np.linalg.norm(_aperture(radius_px))), measure_sky(sums).noise_adu)
-
-
-def _radius_px(psf: Psf) -> float:
-    """Of the apertures that stars of this shape are measured in: narrow stars stand close."""
-    return float(np.clip(APERTURE_WIDTHS * psf.fwhm_px, *APERTURES_PX))
 
 
 def _sums(image: Image, radius_px: float) -> Image:

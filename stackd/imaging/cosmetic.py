@@ -15,6 +15,8 @@ from stackd.imaging.quality import MAD_TO_SIGMA, rounding_noise
 
 DETECTION_SIGMA = 7.0
 STAR_SHARE = 0.25  # any star of 1.6 px FWHM or more lights three of its eight neighbours by more than this
+LIKE_COLOURED_SHARE = 0.1  # a star of 2 px FWHM has more than that of its brightest pixel in six such neighbours
+LIKE_COLOURED_SIGMA = 3.0
 LOCAL_BOX_PX = 15
 STRIP_ROWS = 256
 
@@ -34,12 +36,12 @@ def find_hot_pixels(raw_frames: Sequence[NDArray[np.float32]], bayer: bool) -> N
 
 
 def repair(image: NDArray[np.float32], hot: NDArray[np.bool_], bayer: bool) -> NDArray[np.float32]:
-    """A copy of image (H, W) or (3, H, W) with each hot pixel replaced by the median of its eight nearest
-    neighbours of its own colour, leaving out those that are hot themselves."""
+    """A copy of image (H, W) or (3, H, W) with each hot pixel, and each NaN among seen ones, replaced by the median of
+    its eight nearest neighbours of its own colour, leaving out those that are hot themselves."""
     if image.ndim == 3:
         return np.stack([repair(band, band_hot, False) for band, band_hot in zip(image, hot, strict=True)])
     mended = np.array(image, np.float32)
-    rows, columns = np.nonzero(hot)
+    rows, columns = np.nonzero(hot | _gaps(mended))
     for step in (1, 2, 4):
         if rows.size == 0:
             break
@@ -48,6 +50,14 @@ def repair(image: NDArray[np.float32], hot: NDArray[np.bool_], bayer: bool) -> N
         mended[rows[known], columns[known]] = estimate[known]
         rows, columns = rows[~known], columns[~known]
     return mended
+
+
+def _gaps(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(H, W): unseen pixels, of which fewer than half of those around are unseen too."""
+    unseen = np.isnan(image)
+    if unseen.any():
+        unseen &= cv2.blur(unseen.astype(np.float32), (5, 5)) < 0.5
+    return unseen
 
 
 def _median_of_neighbours(
@@ -73,7 +83,10 @@ def _find_in_plane(frames: Sequence[NDArray[np.float32]], bayer: bool) -> NDArra
     excess = np.where(np.isnan(middle), np.float32(0), _excess(np.nan_to_num(middle), bayer))
     least_scatter = max(_scatter(excess), rounding_noise(frames[0]))
     threshold = DETECTION_SIGMA * np.maximum(_local_scatter(excess), least_scatter)
-    return _stands_alone(excess, threshold) | _stands_alone(-excess, threshold)
+    bright = _stands_alone(excess, threshold)
+    if bayer:  # what lies between is of other colours, in which a red star may be dark
+        bright = _without_stars(bright, excess, threshold / DETECTION_SIGMA)
+    return bright | _stands_alone(-excess, threshold)
 
 
 def median_frame(frames: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -125,3 +138,19 @@ def _stands_alone(excess: NDArray[np.float32], threshold: NDArray[np.float32]) -
     alone = third < STAR_SHARE * excess[rows, columns]
     found[rows[alone], columns[alone]] = True
     return found
+
+
+def _without_stars(
+    found: NDArray[np.bool_], excess: NDArray[np.float32], scatter: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Those found whose like-coloured neighbours have no part of their excess, as a star gives them: the eight nearest
+    less the two brightest, which may be of a hot column."""
+    padded = np.pad(excess, 2)
+    rows, columns = np.nonzero(found)
+    around = np.stack([padded[rows + i, columns + j] for i in (0, 2, 4) for j in (0, 2, 4) if (i, j) != (2, 2)])
+    fainter = np.sort(around, axis=0)[:-2].sum(axis=0)
+    noise = np.sqrt(len(around) - 2) * scatter[rows, columns]
+    single = fainter < np.maximum(LIKE_COLOURED_SHARE * excess[rows, columns], LIKE_COLOURED_SIGMA * noise)
+    kept = np.zeros_like(found)
+    kept[rows[single], columns[single]] = True
+    return kept

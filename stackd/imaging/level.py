@@ -24,8 +24,7 @@ def tilt_between(image: Image, reference: Image) -> Image:
     height, width = image.shape
     cells = cells_of(image - reference, (CELL_PX, CELL_PX))
     down, across, _ = cells.shape
-    # a cell that is partly unseen has no median and counts as unknown
-    medians = np.median(cells, axis=2).ravel()
+    medians = _medians(cells).ravel()
     rows, columns = np.mgrid[:down, :across] * CELL_PX + CELL_PX / 2
     y, x = _unit(rows.ravel(), height), _unit(columns.ravel(), width)
     known = np.isfinite(medians)
@@ -39,6 +38,16 @@ def tilt_between(image: Image, reference: Image) -> Image:
         + terms[2] * _unit(np.arange(height), height)[:, None]
     )
     return plane.astype(np.float32)
+
+
+def _medians(cells: Image) -> Image:
+    """Of each cell (down, across, pixels) -> (down, across); NaN where half of it or more was not seen."""
+    medians = np.median(cells, axis=2)
+    seen = np.isfinite(cells).mean(axis=2)
+    partly = (seen < 1) & (seen > 0.5)
+    if partly.any():
+        medians[partly] = np.nanmedian(cells[partly], axis=1)
+    return medians
 
 
 def light_ratio(image: Image, reference: Image) -> float:

@@ -18,6 +18,7 @@ EXTENDED_SHARE = 0.6
 LEAST_CORRELATION = 0.6  # of the overlapping light, after smoothing
 LEAST_PEAK_SIGMA = 8.0
 LEAST_TURN_GAIN = 0.002  # in correlation, for a rotation to be believed
+LEAST_FLIP_GAIN = 0.02  # the same for half a turn: a disc without marks looks alike either way
 FURTHEST_TURN_RAD = np.deg2rad(10.0)
 
 
@@ -26,9 +27,11 @@ def align_by_phase(image: NDArray[np.float32], reference: NDArray[np.float32]) -
     moving, fixed = _prepare(image), _prepare(reference)
     if not (_is_extended(moving) and _is_extended(fixed)):
         return None
-    guesses = [_coarse(moving, fixed, turned) for turned in (False, True)]
-    matrices = [_fine(moving, fixed, guess) for guess in guesses if guess is not None]
-    best = max((m for m in matrices if m is not None), key=lambda found: found[1], default=None)
+    guesses = (_coarse(moving, fixed, turned) for turned in (False, True))
+    straight, flipped = (None if guess is None else _fine(moving, fixed, guess) for guess in guesses)
+    best = straight or flipped
+    if straight and flipped and flipped[1] > straight[1] + LEAST_FLIP_GAIN:
+        best = flipped
     return None if best is None or best[1] < LEAST_CORRELATION else best[0]
 
 

@@ -1,7 +1,8 @@
 """From a set's frames to stacks of aligned bands: everything about the captures that the network must be told.
 
-raw -> hot pixels mended -> debayered -> sky off -> registered -> warped -> star shape and transparency measured
--> one level. Takes Frames, gives `Aligned`; says why a frame was left out. Knows no files and no network.
+raw -> borders left out -> hot pixels mended -> debayered -> sky off -> registered -> warped -> star shape and
+transparency measured -> one level. Takes Frames, gives `Aligned`; says why a frame was left out. Knows no files and no
+network.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,18 +14,18 @@ from numpy.typing import NDArray
 
 from stackd.disk.frame import Frame, Image
 from stackd.errors import SetError
+from stackd.imaging.borders import without_borders
 from stackd.imaging.cosmetic import find_hot_pixels, repair
 from stackd.imaging.debayer import debayer
 from stackd.imaging.level import light_ratio, tilt_between
 from stackd.imaging.photometry import relative_light, star_fluxes
 from stackd.imaging.points import Points, find_points
 from stackd.imaging.psf import Psf, fit_psf
-from stackd.imaging.quality import measure_sky, pixel_noise
+from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise
 from stackd.imaging.register import Registration, register_set
 from stackd.imaging.stars import Stars
 from stackd.imaging.warp import Transform, apply_transform, identity
 
-QUANTUM_ADU = 0.29  # sigma of rounding to whole ADU: no frame is less noisy than that
 BRIGHT = 200  # stars enough for a mean
 LEAST_LIGHT = 0.05  # of the reference's; a frame with less adds nothing but its sky
 
@@ -85,8 +86,10 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     used = [k for k, t in enumerate(registration.transforms) if t is not None]
     _require_two(frames, used, registration.reasons)
     progress("warp", 0.25)
-    shape = luminances[0].shape
-    moved = {k: apply_transform(planes[k], registration.transforms[k], shape)[0] for k in used}
+    single = planes[registration.reference].copy()
+    del luminances
+    bands = _warp(planes, registration, used)
+    moved = {k: bands[:, n] for n, k in enumerate(used)}
     progress("measure", 0.4)
     stars = _seen_by_most(moved, registration.stars[registration.reference], lum_noise)
     widths = {k: registration.figures[k].fwhm_px for k in used}
@@ -98,7 +101,10 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
         for k, share in light.items()
         if share < LEAST_LIGHT
     }
-    used = [k for k in used if k not in dim]
+    if dim:
+        bands = bands[:, [k not in dim for k in used]]
+        used = [k for k in used if k not in dim]
+        moved = {k: bands[:, n] for n, k in enumerate(used)}
     reasons = [dim.get(k, reason) for k, reason in enumerate(registration.reasons)]
     _require_two(frames, used, reasons)
     for k in used:
@@ -120,11 +126,21 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     scale = np.array([light[k] for k in used])[:, None]
     return Aligned(
         registration.reference, tuple(used), rows,
-        tuple(np.stack([moved[k][band] for k in used]) for band in range(len(planes[0]))),
-        (noise[used] / scale).T,
+        tuple(bands), (noise[used] / scale).T,
         tuple(psfs[k] for k in used) if psfs else None,
-        stars, points, planes[registration.reference], hot_pixels, saturation,
+        stars, points, single, hot_pixels, saturation,
     )  # fmt: skip
+
+
+def _warp(planes: list[Image], registration: Registration, used: Sequence[int]) -> Image:
+    """(bands, N, H, W): the used frames on the reference's grid. They go from `planes`: a large set is held
+    once, not twice."""
+    shape = planes[used[0]].shape
+    bands = np.empty((shape[0], len(used), *shape[1:]), np.float32)
+    for n, k in enumerate(used):
+        bands[:, n] = apply_transform(planes[k], registration.transforms[k], shape[1:])[0]
+        planes[k] = np.empty(0, np.float32)
+    return bands
 
 
 def _require_two(frames: Sequence[Frame], used: Sequence[int], reasons: Sequence[str]) -> None:
@@ -139,10 +155,11 @@ def _require_two(frames: Sequence[Frame], used: Sequence[int], reasons: Sequence
 def _clean_planes(frames: Sequence[Frame]) -> tuple[list[Image], int]:
     """Each frame as (bands, H, W) without the detector's hot pixels, and how many of those there were."""
     bayer = frames[0].facts.bayer
-    hot = find_hot_pixels([f.pixels for f in frames], bool(bayer))
+    seen = [without_borders(f.pixels) for f in frames]
+    hot = find_hot_pixels(seen, bool(bayer))
     planes = []
-    for frame in frames:
-        pixels = repair(frame.pixels, hot, bool(bayer))
+    for raw in seen:
+        pixels = repair(raw, hot, bool(bayer))
         planes.append(debayer(pixels, bayer) if bayer else pixels.reshape(-1, *pixels.shape[-2:]))
     return planes, int(hot.sum())
 
@@ -156,7 +173,8 @@ def _noise_by_band(frame: Frame, bands: int) -> list[float]:
         ]
     else:
         found = [pixel_noise(band) for band in pixels.reshape(bands, *pixels.shape[-2:])]
-    return [max(float(n), QUANTUM_ADU) for n in found]
+    least = rounding_noise(pixels)  # in the file's own unit, which may be full scale as well as ADU
+    return [max(float(n), least) for n in found]
 
 
 def _all_in_place(registration: Registration, count: int) -> Registration:
@@ -170,9 +188,10 @@ def _seen_by_most(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
     rows, columns = np.round(stars.y).astype(int), np.round(stars.x).astype(int)
     seen, bright = np.zeros(len(stars)), np.zeros(len(stars))
     for k, image in moved.items():
-        middle = cv2.blur(image.mean(0), (3, 3))[rows, columns]
-        seen += np.isfinite(middle)
-        bright += np.nan_to_num(middle) > noise_adu[k]
+        plane = image.mean(0)
+        seen += np.isfinite(plane[rows, columns])
+        # a single NaN would spread over all that the running sums reach
+        bright += cv2.blur(np.nan_to_num(plane), (3, 3))[rows, columns] > noise_adu[k]
     return stars.take(bright > 0.6 * seen)
 
 
@@ -201,7 +220,7 @@ def _psfs(
         for k, image in moved.items()
     }
     good = {k: p for k, p in found.items() if p is not None}
-    if 2 * len(good) <= len(found):
+    if 2 * len(good) < len(found) or not good:
         return None
     beta, usual_px = (float(np.median(v)) for v in zip(*((p.beta, p.fwhm_px) for p in good.values())))
     shown = {k: width for k, width in widths.items() if np.isfinite(width)}

@@ -21,7 +21,7 @@ from stackd.jobs.account import LeftOut, account_for
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.restore import AnyRestorer, restore
 from stackd.jobs.validate import problems_of
-from stackd.records import FrameFacts, Job
+from stackd.records import Job
 
 ProgressCall = Callable[[str, float], None]
 
@@ -34,7 +34,7 @@ def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> d
     aligned = align(frames, aligned=job.aligned, progress=progress)
     _log_left_out(frames, aligned)
     progress("stack", 0.5)
-    stacks = _stack(aligned, frames[0].facts, job.restore["reject_kappa"])
+    stacks = _stack(aligned, frames[0], job.restore["reject_kappa"])
     progress("restore", 0.6)
     picture = restore(aligned, stacks, restorer, job.restore, lambda share: progress("restore", 0.6 + 0.3 * share))
     for warning in picture.warnings:
@@ -88,9 +88,9 @@ def _log_left_out(frames: Sequence[Frame], aligned: Aligned) -> None:
     )
 
 
-def _stack(aligned: Aligned, facts: FrameFacts, kappa: float) -> list[Stack]:
-    """The plain stack of each band."""
-    gain = facts.electrons_per_adu or 1.0
+def _stack(aligned: Aligned, frame: Frame, kappa: float) -> list[Stack]:
+    """The plain stack of each band; `frame` is any of the set."""
+    gain = frame.electrons_per_unit
     return [clipped_stack(frames, noise, kappa, gain) for frames, noise in zip(aligned.bands, aligned.noise_adu)]
 
 

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from stackd.disk.frame import Image
 from stackd.imaging.closure import (
     CHECKING_SNR,
     CLOSING_SNR,
     FluxCheck,
+    aperture_px,
     check_fluxes,
     close_fluxes,
     mean_psf,
@@ -30,6 +33,8 @@ from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
 from stackd.jobs.align import Aligned
 
+UNSATURATED_SHARE = 0.8  # of the sensor's limit that an unsaturated star's peak may reach
+LARGEST_SHARE_CHANGE = 0.02  # of a star's light in an aperture, from one part of a picture to the other
 ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
@@ -120,8 +125,8 @@ def _sharpened(
     louder = np.array([pixel_noise(s) / max(pixel_noise(p), 1e-6) for s, p in zip(sharp, plain)])
     strength = settings["strength"]
     warning = (
-        f"too few stars to measure their shape: the network is left out and the plain stack sharpened as if stars "
-        f"were {ASSUMED_PSF.fwhm_px} px wide"
+        "no star shape could be measured (too few stars, or trailed or very sharp ones): the network is left out and "
+        f"the plain stack sharpened as if stars were {ASSUMED_PSF.fwhm_px} px wide"
     )
     sigma = plain_sigma * np.maximum(louder, 1)[:, None, None]
     restored, claimed = _mixed(sharp, plain, strength), _mixed(sigma, plain_sigma, strength)
@@ -154,8 +159,8 @@ def _close(
     weights = np.mean(aligned.noise_adu**-2.0, axis=0)
     psf = mean_psf(aligned.psfs, weights)
     kernel = stack_blur(clean.shape[1:], aligned.psfs, weights, target_fwhm_px)
-    unsaturated = aligned.stars.peak < 0.8 * aligned.saturation_adu
-    x, y = aligned.stars.x[unsaturated], aligned.stars.y[unsaturated]
+    usable = _unsaturated(aligned) & _seen_as_sharp(aligned, weights, psf)
+    x, y = aligned.stars.x[usable], aligned.stars.y[usable]
     closed, before, after = [], [], []
     for image, stack in zip(clean, stacks):
         noise_adu = float(np.nanmin(stack.noise))
@@ -170,9 +175,32 @@ def _close(
     return np.stack(closed), _worst(before), _worst(after)
 
 
+def _unsaturated(aligned: Aligned) -> NDArray[np.bool_]:
+    """(stars,): those that reach the sensor's limit in no band of the reference."""
+    rows, columns = (np.round(v).astype(int) for v in (aligned.stars.y, aligned.stars.x))
+    around = np.ones((3, 3), np.uint8)
+    peak = np.max([cv2.dilate(np.nan_to_num(band), around)[rows, columns] for band in aligned.single], axis=0)
+    return peak < UNSATURATED_SHARE * aligned.saturation_adu
+
+
+def _seen_as_sharp(aligned: Aligned, weights: NDArray[np.float64], psf: Psf) -> NDArray[np.bool_]:
+    """(stars,): those in whose place the stack's stars are as wide as in all of it. Where only the sharpest or only the
+    softest frames reach, an aperture holds another share of the light than the mean PSF says."""
+    rows, columns = (np.round(v).astype(int) for v in (aligned.stars.y, aligned.stars.x))
+    seen = np.isfinite(aligned.bands[0][:, rows, columns]) * weights[:, None]
+    share = np.array([one.share_within(aperture_px(psf)) for one in aligned.psfs])
+    here = share @ seen / np.maximum(seen.sum(0), 1e-12 * weights.max())
+    return np.abs(here / np.average(share, weights=weights) - 1) < LARGEST_SHARE_CHANGE
+
+
 def _worst(checks: list[FluxCheck | None]) -> FluxCheck | None:
+    """The largest change and the largest scatter of all bands, which need not be one band's."""
     known = [c for c in checks if c is not None]
-    return max(known, key=lambda check: max(abs(check.change_mag), check.scatter_mag), default=None)
+    if not known:
+        return None
+    return FluxCheck(
+        max((c.change_mag for c in known), key=abs), max(c.scatter_mag for c in known), min(c.stars for c in known)
+    )
 
 
 def _allowed_strength(

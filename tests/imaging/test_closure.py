@@ -220,6 +220,28 @@ def test_noise_that_neighbours_share_is_not_taken_for_light(sky: Sky, rng: np.ra
     assert np.std(added) < in_aperture / 4
 
 
+@pytest.mark.parametrize("apart_px", [4.5, 9.5])
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_a_neighbours_light_is_not_a_companions(sky: Sky, apart_px: float, share: float) -> None:
+    """Every star with a faint companion; every third bright one lacks a tenth of its light, the companions none.
+    The bright ones get it back, and the companions hardly any of it."""
+    count = len(sky.x)
+    x, y = np.append(sky.x, sky.x + apart_px), np.append(sky.y, sky.y)
+    pairs = Sky(sky.diffuse, x, y, np.append(sky.flux, share * sky.flux, axis=1))
+    wrong = replace(pairs, flux=pairs.flux.copy())
+    wrong.flux[:, :count:3] *= 0.9
+
+    closed = close_fluxes(
+        wrong.truth(TARGET_PX)[0], plain_stack(pairs), seen_again(wrong), STARS, x, y, pairs.flux[0], 3.0, TARGET_PX
+    )
+
+    added = closed - wrong.truth(TARGET_PX)[0]
+    columns, rows = np.rint(x).astype(int), np.rint(y).astype(int)
+    light = np.array([added[r - 1 : r + 2, c - 1 : c + 2].sum() for r, c in zip(rows, columns)])
+    assert np.median(light[:count:3] / sky.flux[0, ::3]) > 0.05
+    assert np.abs(light[count:] / pairs.flux[0, count:]).max() < 0.25
+
+
 def test_stars_need_no_true_psf(sky: Sky) -> None:
     """A PSF a tenth too narrow: what an aperture measures is right all the same."""
     dimmed = slice(0, None, 3)

@@ -96,6 +96,24 @@ def test_bayer_stars_are_not_eaten():
     assert (found & (hot == 0)).sum() <= 2
 
 
+@pytest.mark.parametrize("drift_px", [0.0, 0.3, 2.0])
+def test_stars_of_one_colour_are_not_eaten(drift_px):
+    """Through a narrowband filter a star lights hardly more than its own colour's pixels, two apart: bright ones stay,
+    hot pixels go."""
+    rng = np.random.default_rng(8)
+    hot = hot_map(rng)
+    light = np.tile(np.array([[1, 0.1], [0.1, 0.04]], np.float32), (SHAPE[0] // 2, SHAPE[1] // 2))
+    frames = []
+    for frame in frames_with(rng, np.zeros_like(hot), drift_px, fwhm_px=2.6):
+        sky = np.median(frame)
+        frames.append(sky + (frame - sky) * light + rng.normal(0, 5, SHAPE).astype(np.float32) + hot)
+
+    found = find_hot_pixels(frames, bayer=True)
+
+    assert (found & (hot > 0)).sum() >= 0.85 * (hot > 0).sum()
+    assert (found & (hot == 0)).sum() <= 8
+
+
 def test_colour_frames_are_searched_band_by_band():
     """A pixel hot in one band alone is marked there alone."""
     rng = np.random.default_rng(9)
@@ -121,6 +139,22 @@ def test_repair_takes_like_coloured_neighbours():
 
     assert np.array_equal(mended, mosaic)
     assert broken[0, 0] == 9999
+
+
+@pytest.mark.parametrize("bayer", [False, True])
+def test_single_gaps_are_filled_and_unseen_parts_are_not(bayer):
+    """A bad-pixel mask's NaN would spread in debayering; a frame's unseen corner stays unseen."""
+    image = np.full((40, 40), 7, np.float32)
+    gaps = [(3, 4), (0, 0), (20, 21), (20, 22), (39, 12)]
+    for place in gaps:
+        image[place] = np.nan
+    image[25:, 30:] = np.nan
+
+    mended = repair(image, np.zeros(image.shape, bool), bayer)
+
+    assert all(mended[place] == 7 for place in gaps)
+    assert np.isnan(mended[26:, 31:]).all()
+    assert np.isnan(image[3, 4])
 
 
 def test_a_whole_hot_patch_is_bridged():

@@ -55,6 +55,15 @@ def test_stars_and_a_cloud_do_not_tilt_the_sky(rng: np.random.Generator) -> None
     assert off < np.abs(naive.reshape(SHAPE) - truth).max() / 5
 
 
+def test_single_unseen_pixels_hide_no_sky(rng: np.random.Generator) -> None:
+    """A bad-pixel mask leaves a gap in every cell: the plane is found all the same."""
+    truth = plane(30, 50, 50)
+    image, reference = ((t + noise(rng)).astype(np.float32) for t in (truth, 0 * truth))
+    image[rng.random(SHAPE) < 0.01] = np.nan
+
+    assert np.abs(tilt_between(image, reference) - truth).max() < 3
+
+
 def test_unseen_parts_are_left_out(rng: np.random.Generator) -> None:
     """Half of a frame without sky: the plane is that of the other half, and is given everywhere."""
     truth = plane(30, 50, 50)

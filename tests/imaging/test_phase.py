@@ -60,6 +60,25 @@ def test_a_turned_moon():
     assert back.matrix == pytest.approx(np.array([[-1, 0, SHAPE[1] - 1], [0, -1, SHAPE[0] - 1]]), abs=0.2)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_disc_without_marks_is_not_turned(seed):
+    """Half a turn fits it as well; noise alone must not decide, frame by frame."""
+    rng = np.random.default_rng(seed)
+    column, row = np.meshgrid(np.arange(SHAPE[1]), np.arange(SHAPE[0]))
+
+    def disc(x, y):
+        spot = 1 + 0.02 * np.exp(-((column - x - 15) ** 2 + (row - y) ** 2) / 100)
+        return (200 * spot / (1 + np.exp((np.hypot(column - x, row - y) - 40) / 1.5))).astype(np.float32)
+
+    frame, reference = (
+        disc(*place) + rng.normal(0, 10, SHAPE).astype(np.float32) for place in ((180, 120), (190, 130))
+    )
+
+    found = find_transform_by_phase(frame, reference)
+
+    assert found.matrix == pytest.approx(np.array([[1, 0, 10], [0, 1, 10]]), abs=0.5)
+
+
 def test_frames_with_nothing_in_common_are_refused():
     """Noise lies on nothing."""
     rng = np.random.default_rng(53)

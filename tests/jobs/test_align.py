@@ -9,7 +9,9 @@ import pytest
 from stackd.disk.frame import Frame
 from stackd.errors import SetError
 from stackd.imaging.camera import Exposure
+from stackd.imaging.psf import Psf, fit_psf
 from stackd.imaging.warp import compose, invert
+from stackd.jobs import align as align_room
 from stackd.jobs.align import Aligned, align
 from tests.jobs.nights import SHAPE, frames_of, night_of, star_field
 
@@ -218,6 +220,52 @@ def test_a_mosaic_becomes_three_bands(bayer: str) -> None:
     np.testing.assert_allclose(found.noise_adu, np.tile(want, (3, 1)), rtol=0.15)
 
 
+def test_frames_scaled_to_full_scale_are_frames(night: list[Exposure], aligned: Aligned) -> None:
+    """A calibration program's 0..1: the same stars, shapes and light as in ADU, and noise in the file's unit."""
+    frames = [
+        replace(
+            f, pixels=f.pixels / np.float32(65535), facts=replace(f.facts, sample_type="float32"), saturation_adu=1.0
+        )
+        for f in frames_of(night)
+    ]
+
+    found = brought(frames)
+
+    assert len(found.stars) == pytest.approx(len(aligned.stars), abs=2)
+    np.testing.assert_allclose(found.noise_adu * 65535, aligned.noise_adu, rtol=0.02)
+    for one, other in zip(found.psfs, aligned.psfs):
+        assert one.fwhm_px == pytest.approx(other.fwhm_px, rel=0.02)
+    assert frames[0].electrons_per_unit == pytest.approx(65535)
+    assert frames_of(night)[0].electrons_per_unit == 1.0
+
+
+def test_black_borders_are_no_sky(night: list[Exposure], aligned: Aligned) -> None:
+    """Unseen in the result, and the rest as it is without them."""
+    frames = frames_of(night)
+    for frame in frames:
+        frame.pixels[:20] = 0
+
+    found = brought(frames)
+
+    assert np.isnan(found.single[0, :20]).all()
+    assert len(found.stars) >= 0.9 * (aligned.stars.y > 30).sum()
+    for one, other in zip(found.psfs, aligned.psfs):
+        assert one.fwhm_px == pytest.approx(other.fwhm_px, rel=0.05)
+    for band, plane in zip(found.bands, found.single):  # one level on all of the sky
+        assert np.nanmedian(np.abs(np.nanmedian(band, axis=(1, 2)) - np.nanmedian(plane))) < 2
+
+
+def test_unseen_pixels_cost_no_star(night: list[Exposure], aligned: Aligned) -> None:
+    """Rows that no frame saw at the top, or gaps here and there: the stars elsewhere keep their vote."""
+    frames = frames_of(night)
+    for frame in frames:
+        frame.pixels[:7] = np.nan
+
+    stars = brought(frames).stars
+
+    assert len(stars) >= 0.9 * (aligned.stars.y > 15).sum()
+
+
 def test_too_few_stars_give_no_shape() -> None:
     """A nebula without stars is aligned by what it shows, and nobody pretends to know its stars' width."""
     sky = star_field(6, per_mpx=0)
@@ -237,6 +285,22 @@ def test_too_few_stars_give_no_shape() -> None:
     clear = exposures[found.reference].transparency
     for exposure, row in zip(exposures, found.frames):
         assert row.light == pytest.approx(exposure.transparency / clear, rel=0.1)
+
+
+def test_half_of_the_shapes_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clouds hide the stars of two frames of four: the clear ones' shapes serve all; one's alone do not."""
+    fits = {"clear": 2}
+
+    def cloudy(image: np.ndarray, *arguments: object, **named: object) -> Psf | None:
+        fits["clear"] -= 1
+        return fit_psf(image, *arguments, **named) if fits["clear"] >= 0 else None
+
+    monkeypatch.setattr(align_room, "fit_psf", cloudy)
+    frames = frames_of(night_of(star_field(1), frames=4, rotation_deg=0.0))
+
+    assert len(brought(frames).psfs) == 4
+    fits["clear"] = 1
+    assert brought(frames).psfs is None
 
 
 def test_progress_is_told() -> None:

@@ -17,11 +17,13 @@ from stackd.disk import model_store, models
 from stackd.errors import ModelError, SetError
 from stackd.imaging import skies
 from stackd.imaging.camera import expose
-from stackd.imaging.closure import FluxCheck
+from stackd.imaging.closure import FluxCheck, mean_psf
 from stackd.imaging.fuse import Bank
+from stackd.imaging.psf import Psf
 from stackd.imaging.skies import Sky
 from stackd.imaging.truth import matched, psnr_db, seen_from
 from stackd.jobs import restore
+from stackd.jobs.align import Aligned, align
 from stackd.jobs.delivery import what_to_restore
 from stackd.jobs.loading import load_restorer
 from stackd.jobs.pipeline import process
@@ -244,6 +246,45 @@ def test_a_network_that_breaks_fluxes_is_held_back(
     plain, restored, clean = (image(f, n) for f, n in ((folder, "stack"), (folder, "restored"), (trusted, "restored")))
     want = strength * share * (clean - plain)
     np.testing.assert_allclose(restored - plain, want, atol=0.05 + 1e-3 * np.abs(want).max())
+
+
+@pytest.fixture(scope="module")
+def colour_field() -> Aligned:
+    exposures = night_of(star_field(4, bands=3, per_mpx=700, glow_peak=0.0), frames=4, shift_px=0.0, rotation_deg=0.0)
+    return align(frames_of(exposures), aligned=True, progress=lambda step, share: None)
+
+
+def test_a_star_saturated_in_one_band_is_saturated(colour_field: Aligned) -> None:
+    """The mean of the bands hides a clipped green."""
+    aligned = replace(colour_field, single=colour_field.single.copy(), saturation_adu=1e6)
+    star = len(aligned.stars) // 2
+    aligned.single[1, round(aligned.stars.y[star]), round(aligned.stars.x[star])] = 1e6
+
+    assert np.flatnonzero(~restore._unsaturated(aligned)).tolist() == [star]
+
+
+@pytest.mark.parametrize(("soft_px", "closed"), [(5.0, False), (2.5, True)])
+def test_only_stars_as_wide_as_the_stacks_are_closed(colour_field: Aligned, soft_px: float, closed: bool) -> None:
+    """On the right the soft frames saw nothing: there the stack is sharper than its mean PSF, unless all are alike."""
+    bands = tuple(band.copy() for band in colour_field.bands)
+    for band in bands:
+        band[2:, :, SHAPE[1] // 2 :] = np.nan
+    aligned = replace(colour_field, bands=bands, psfs=(Psf(2.4, 3.3),) * 2 + (Psf(soft_px, 3.3),) * 2)
+
+    chosen = restore._seen_as_sharp(aligned, np.ones(4), mean_psf(aligned.psfs, np.ones(4)))
+
+    right = np.round(aligned.stars.x) >= SHAPE[1] // 2
+    assert 5 < right.sum() < len(right) - 5
+    assert chosen[~right].all()
+    assert (chosen[right] == closed).all()
+
+
+def test_every_band_counts() -> None:
+    """One band's stars are off in common, another's among each other: the guard hears of both."""
+    red, blue = FluxCheck(-0.12, 0.01, 40), FluxCheck(0.0, 0.10, 25)
+
+    assert restore._worst([red, None, blue]) == FluxCheck(-0.12, 0.10, 25)
+    assert restore._worst([None]) is None
 
 
 @pytest.mark.parametrize(
