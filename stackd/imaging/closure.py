@@ -4,6 +4,7 @@ What the stack has and the re-blurred picture lacks, or the other way round, was
 for bright stars given back. Takes planes (H, W) of one band on one grid and unit; unseen pixels are NaN in the stack.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -90,6 +91,7 @@ def close_fluxes(
     flux: NDArray[np.float64],
     noise_adu: float,
     target_fwhm_px: float,
+    excess: Callable[[float], NDArray[np.float64] | float] = lambda radius_px: 0.0,
 ) -> Image:
     """The restored picture with the light of stars at x, y (px) brought to the plain stack's.
 
@@ -101,7 +103,7 @@ def close_fluxes(
     """
     if not len(x):
         return image
-    measured, by_stack, caught = _lacking(stack - seen_again, psf, x, y, flux, noise_adu)
+    measured, by_stack, caught = _lacking(stack - seen_again, psf, x, y, flux, noise_adu, excess)
     by_network = sparse.diags_array((NETWORK_FLUX_ERROR * flux) ** 2)
     expected = caught @ by_network @ caught.T + sparse.diags_array(np.broadcast_to(by_stack**2, flux.shape))
     lacking = by_network @ caught.T @ spsolve(expected.tocsc(), np.nan_to_num(measured))
@@ -137,14 +139,14 @@ def check_fluxes(
     return FluxCheck(middle, float(1.4826 * np.median(np.abs(magnitudes - middle))), int(usable.sum()))
 
 
-def _lacking(difference: Image, psf: Psf, x, y, flux, noise_adu: float):
+def _lacking(difference: Image, psf: Psf, x, y, flux, noise_adu: float, excess):
     """(light that each star's aperture lacks, its noise, the share of each other star's light (stars, stars) in it): of
     the brightest by a wide aperture, where a narrow one would err by their shape, of the others by the narrow one."""
     radius_px = aperture_px(psf)
-    near, near_noise, near_caught = _lacking_within(radius_px, difference, psf, x, y, flux, noise_adu)
+    near, near_noise, near_caught = _lacking_within(radius_px, difference, psf, x, y, flux, noise_adu, excess)
     if radius_px == APERTURES_PX[1]:
         return near, near_noise, near_caught
-    wide, wide_noise, wide_caught = _lacking_within(APERTURES_PX[1], difference, psf, x, y, flux, noise_adu)
+    wide, wide_noise, wide_caught = _lacking_within(APERTURES_PX[1], difference, psf, x, y, flux, noise_adu, excess)
     near_variance = near_noise**2 + (SHAPE_ERROR * flux) ** 2
     share = near_variance / (near_variance + wide_noise**2)
     # one aperture lies in the other: their noise is much the same and does not average out
@@ -155,14 +157,14 @@ def _lacking(difference: Image, psf: Psf, x, y, flux, noise_adu: float):
     )
 
 
-def _lacking_within(radius_px: float, difference: Image, psf: Psf, x, y, flux, noise_adu: float):
+def _lacking_within(radius_px: float, difference: Image, psf: Psf, x, y, flux, noise_adu: float, excess):
     """The same by apertures of this radius.
 
     What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left out.
     """
     share = psf.share_within(radius_px)
     sums = _sums(np.nan_to_num(difference), radius_px)
-    lacking = _at(sums, x, y) / share
+    lacking = _at(sums, x, y) / share - flux * excess(radius_px)
     noise = _noise_of(sums[np.isfinite(difference)], radius_px, noise_adu) / share
     known = NETWORK_FLUX_ERROR * flux > noise
     if known.any():

@@ -91,7 +91,7 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     bands = _warp(planes, registration, used)
     moved = {k: bands[:, n] for n, k in enumerate(used)}
     progress("measure", 0.4)
-    stars = _seen_by_most(moved, registration.stars[registration.reference], lum_noise)
+    stars = _seen_again(moved, registration.stars[registration.reference], lum_noise)
     widths = {k: registration.figures[k].fwhm_px for k in used}
     points = _points(moved, stars, lum_noise, saturation)
     psfs = _psfs(moved, points, lum_noise, saturation, widths)
@@ -183,7 +183,7 @@ def _all_in_place(registration: Registration, count: int) -> Registration:
     )
 
 
-def _seen_by_most(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
+def _seen_again(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
     """The reference's stars without what stands in that frame alone, such as cosmic rays."""
     rows, columns = np.round(stars.y).astype(int), np.round(stars.x).astype(int)
     seen, bright = np.zeros(len(stars)), np.zeros(len(stars))
@@ -192,7 +192,8 @@ def _seen_by_most(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
         seen += np.isfinite(plane[rows, columns])
         # a single NaN would spread over all that the running sums reach
         bright += cv2.blur(np.nan_to_num(plane), (3, 3))[rows, columns] > noise_adu[k]
-    return stars.take(bright > 0.6 * seen)
+    # clouds may hide a star from most frames, but chance hardly shows one in two more
+    return stars.take(bright > np.minimum(0.6 * seen, 2))
 
 
 def _points(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float) -> Points:

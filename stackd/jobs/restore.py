@@ -34,7 +34,7 @@ from stackd.imaging.stack import Stack
 from stackd.jobs.align import Aligned
 
 UNSATURATED_SHARE = 0.8  # of the sensor's limit that an unsaturated star's peak may reach
-LARGEST_SHARE_CHANGE = 0.02  # of a star's light in an aperture, from one part of a picture to the other
+LARGEST_EXCESS = 0.01  # of a star's light in an aperture, for its check to tell of the network and not of the frames
 ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
@@ -159,16 +159,18 @@ def _close(
     weights = np.mean(aligned.noise_adu**-2.0, axis=0)
     psf = mean_psf(aligned.psfs, weights)
     kernel = stack_blur(clean.shape[1:], aligned.psfs, weights, target_fwhm_px)
-    usable = _unsaturated(aligned) & _seen_as_sharp(aligned, weights, psf)
+    usable = _unsaturated(aligned)
     x, y = aligned.stars.x[usable], aligned.stars.y[usable]
+    alike = np.abs(_excess(aligned, weights, x, y)(aperture_px(psf))) < LARGEST_EXCESS
     closed, before, after = [], [], []
     for image, stack in zip(clean, stacks):
         noise_adu = float(np.nanmin(stack.noise))
         flux, snr = stars_in_stack(stack.mean, noise_adu, psf, x, y)
-        bright, brightest = snr > CLOSING_SNR, snr > CHECKING_SNR
+        bright, brightest = snr > CLOSING_SNR, (snr > CHECKING_SNR) & alike
         again = reblurred(image, kernel)
         places = x[bright], y[bright], flux[bright]
-        closed.append(close_fluxes(image, stack.mean, again, psf, *places, noise_adu, target_fwhm_px))
+        excess = _excess(aligned, weights, *places[:2])
+        closed.append(close_fluxes(image, stack.mean, again, psf, *places, noise_adu, target_fwhm_px, excess))
         before.append(check_fluxes(stack.mean, again, psf, x[brightest], y[brightest], flux[brightest]))
         again = reblurred(closed[-1], kernel)
         after.append(check_fluxes(stack.mean, again, psf, x[brightest], y[brightest], flux[brightest]))
@@ -183,14 +185,17 @@ def _unsaturated(aligned: Aligned) -> NDArray[np.bool_]:
     return peak < UNSATURATED_SHARE * aligned.saturation_adu
 
 
-def _seen_as_sharp(aligned: Aligned, weights: NDArray[np.float64], psf: Psf) -> NDArray[np.bool_]:
-    """(stars,): those in whose place the stack's stars are as wide as in all of it. Where only the sharpest or only the
-    softest frames reach, an aperture holds another share of the light than the mean PSF says."""
-    rows, columns = (np.round(v).astype(int) for v in (aligned.stars.y, aligned.stars.x))
+def _excess(aligned: Aligned, weights: NDArray[np.float64], x, y) -> Callable[[float], NDArray[np.float64]]:
+    """How much more of the light of stars at x, y (px) the plain stack has within a radius (px) there than in all of
+    it: other than 0 where only the sharpest or only the softest frames saw the place."""
+    rows, columns = np.round(y).astype(int), np.round(x).astype(int)
     seen = np.isfinite(aligned.bands[0][:, rows, columns]) * weights[:, None]
-    share = np.array([one.share_within(aperture_px(psf)) for one in aligned.psfs])
-    here = share @ seen / np.maximum(seen.sum(0), 1e-12 * weights.max())
-    return np.abs(here / np.average(share, weights=weights) - 1) < LARGEST_SHARE_CHANGE
+
+    def within(radius_px: float) -> NDArray[np.float64]:
+        shares = np.array([one.share_within(radius_px) for one in aligned.psfs])
+        return shares @ seen / np.maximum(seen.sum(0), 1e-12 * weights.max()) / np.average(shares, weights=weights) - 1
+
+    return within
 
 
 def _worst(checks: list[FluxCheck | None]) -> FluxCheck | None:

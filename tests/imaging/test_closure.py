@@ -242,6 +242,27 @@ def test_a_neighbours_light_is_not_a_companions(sky: Sky, apart_px: float, share
     assert np.abs(light[count:] / pairs.flux[0, count:]).max() < 0.25
 
 
+def test_what_only_sharp_frames_saw_lacks_nothing(sky: Sky) -> None:
+    """On the right the stack is sharper than its mean PSF: told so, closing adds nothing there; untold it would."""
+    sharp = stack_blur(SHAPE, PSFS[:1], np.ones(1), TARGET_PX)
+    right = sky.x > SHAPE[1] / 2
+    stack = np.where(np.arange(SHAPE[1]) > SHAPE[1] / 2, reblurred(sky.truth(TARGET_PX)[0], sharp), plain_stack(sky))
+
+    def excess(radius_px: float) -> NDArray:
+        return np.where(right, PSFS[0].share_within(radius_px) / STARS.share_within(radius_px) - 1, 0)
+
+    added = []
+    for told in ({"excess": excess}, {}):
+        picture = sky.truth(TARGET_PX)[0]
+        closed = close_fluxes(picture, stack, seen_again(sky), STARS, sky.x, sky.y, sky.flux[0], 3.0, TARGET_PX, **told)
+        columns, rows = np.rint(sky.x).astype(int), np.rint(sky.y).astype(int)
+        light = [(closed - picture)[r - 5 : r + 6, c - 5 : c + 6].sum() for r, c in zip(rows, columns)]
+        added.append(np.ptp([np.median((light / sky.flux[0])[side]) for side in (right, ~right)]))
+
+    assert added[0] < 0.02
+    assert added[1] > 0.03
+
+
 def test_stars_need_no_true_psf(sky: Sky) -> None:
     """A PSF a tenth too narrow: what an aperture measures is right all the same."""
     dimmed = slice(0, None, 3)

@@ -255,6 +255,21 @@ def test_black_borders_are_no_sky(night: list[Exposure], aligned: Aligned) -> No
         assert np.nanmedian(np.abs(np.nanmedian(band, axis=(1, 2)) - np.nanmedian(plane))) < 2
 
 
+def test_clouds_over_most_frames_cost_no_star() -> None:
+    """Three frames of eight are clear: what all of them show is a star, though the other five hide the faint ones."""
+    exposures = night_of(star_field(1), frames=8, rotation_deg=0.0)
+    clear = brought(frames_of(exposures), aligned=True)
+    rng, frames = np.random.default_rng(3), frames_of(exposures)
+    for k in set(range(8)) - {clear.reference, *[k for k in range(8) if k != clear.reference][:2]}:
+        sky = np.median(frames[k].pixels)
+        frames[k] = with_pixels(frames[k], sky + 0.1 * (frames[k].pixels - sky) + rng.normal(0, 25, SHAPE))
+
+    clouded = brought(frames, aligned=True)
+
+    assert clouded.reference == clear.reference
+    assert len(clouded.stars) >= 0.7 * len(clear.stars)
+
+
 def test_unseen_pixels_cost_no_star(night: list[Exposure], aligned: Aligned) -> None:
     """Rows that no frame saw at the top, or gaps here and there: the stars elsewhere keep their vote."""
     frames = frames_of(night)

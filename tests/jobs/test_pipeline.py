@@ -17,7 +17,7 @@ from stackd.disk import model_store, models
 from stackd.errors import ModelError, SetError
 from stackd.imaging import skies
 from stackd.imaging.camera import expose
-from stackd.imaging.closure import FluxCheck, mean_psf
+from stackd.imaging.closure import FluxCheck
 from stackd.imaging.fuse import Bank
 from stackd.imaging.psf import Psf
 from stackd.imaging.skies import Sky
@@ -263,20 +263,22 @@ def test_a_star_saturated_in_one_band_is_saturated(colour_field: Aligned) -> Non
     assert np.flatnonzero(~restore._unsaturated(aligned)).tolist() == [star]
 
 
-@pytest.mark.parametrize(("soft_px", "closed"), [(5.0, False), (2.5, True)])
-def test_only_stars_as_wide_as_the_stacks_are_closed(colour_field: Aligned, soft_px: float, closed: bool) -> None:
-    """On the right the soft frames saw nothing: there the stack is sharper than its mean PSF, unless all are alike."""
+@pytest.mark.parametrize("soft_px", [2.5, 5.0])
+def test_where_only_sharp_frames_saw_stars_are_sharper(colour_field: Aligned, soft_px: float) -> None:
+    """On the right the soft frames saw nothing: an aperture has more of a star's light there, and none on the left."""
     bands = tuple(band.copy() for band in colour_field.bands)
     for band in bands:
         band[2:, :, SHAPE[1] // 2 :] = np.nan
-    aligned = replace(colour_field, bands=bands, psfs=(Psf(2.4, 3.3),) * 2 + (Psf(soft_px, 3.3),) * 2)
+    sharp, soft = Psf(2.4, 3.3), Psf(soft_px, 3.3)
+    aligned = replace(colour_field, bands=bands, psfs=(sharp, sharp, soft, soft))
 
-    chosen = restore._seen_as_sharp(aligned, np.ones(4), mean_psf(aligned.psfs, np.ones(4)))
+    excess = restore._excess(aligned, np.ones(4), aligned.stars.x, aligned.stars.y)(4.0)
 
     right = np.round(aligned.stars.x) >= SHAPE[1] // 2
     assert 5 < right.sum() < len(right) - 5
-    assert chosen[~right].all()
-    assert (chosen[right] == closed).all()
+    np.testing.assert_allclose(excess[~right], 0, atol=1e-12)
+    whole = (sharp.share_within(4.0) + soft.share_within(4.0)) / 2
+    np.testing.assert_allclose(excess[right], sharp.share_within(4.0) / whole - 1)
 
 
 def test_every_band_counts() -> None:
