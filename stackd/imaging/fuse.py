@@ -66,14 +66,15 @@ def fuse(
     """
     unit = float(np.nanmin(stack.noise))
     floor = _darkest(stack.mean)
-    frames, stack = frames - np.float32(floor), replace(stack, mean=stack.mean - np.float32(floor))
+    stack = replace(stack, mean=stack.mean - np.float32(floor))
     plain = np.nan_to_num(stack.mean) / unit
     depth = np.nan_to_num(stack.noise / unit, nan=1.0)
     if psfs is None:
         wiener = np.repeat(plain[None], len(REGULARISATIONS), 0)
         score, widths = plain, (target_fwhm_px, target_fwhm_px)
     else:
-        wiener, score = _wiener(frames, noise_adu, stack, psfs, target_fwhm_px)
+        above = (frame - np.float32(floor) for frame in frames)  # one at a time: a copy of all is a lot of memory
+        wiener, score = _wiener(above, noise_adu, stack, psfs, target_fwhm_px)
         wiener /= unit
         widths = _mean_width(psfs, noise_adu), min(p.fwhm_px for p in psfs)
     conditions = [np.log(w / target_fwhm_px) for w in widths] + [float(psfs is None)]
@@ -100,7 +101,7 @@ def _mean_width(psfs: tuple[Psf, ...], noise_adu: NDArray[np.float64]) -> float:
 
 def _wiener(frames, noise_adu, stack: Stack, psfs, target_fwhm_px: float) -> tuple[Image, Image]:
     """Wiener maps (M, H, W) in the frames' unit and the matched-filter map (H, W) in sigma."""
-    height, width = frames.shape[1:]
+    height, width = stack.mean.shape
     shape = padded_shape((height, width))
     numerator = np.zeros((shape[0], shape[1] // 2 + 1), np.complex64)
     power = np.zeros(numerator.shape, np.float32)
