@@ -24,7 +24,7 @@ from stackd.settings import LimitsSettings, RestoreSettings
 HELD_OUT_SHARE = 0.2
 MOST_SETS = 24  # the newest: the camera and the sky of today
 WINDOWS = 4  # of a set
-MIDDLE_PX = 1600  # side of what is looked at of a frame; eight of them in colour take 1 GB to align
+MIDDLE_PX = 1600  # side of what is looked at of a frame; eight of them in colour take 0.7 GB to align
 SEEN_SHARE = 0.98  # of a window, in every frame
 
 
