@@ -30,7 +30,7 @@ class Lock:
             holder = self._file.read().strip() or "?"
             self._file.close()
             raise InstanceError(
-                f"{state}: another stackd (process {holder}) is at work on this state folder; "
+                f"{state}: another stackd (process {holder}) is at work in this folder; "
                 "stop it first, or name another one as folders.state"
             ) from None
         self._file.truncate(0)

@@ -4,7 +4,7 @@ What the stack has and the re-blurred picture lacks, or the other way round, was
 for bright stars given back. Takes planes (H, W) of one band on one grid and unit; unseen pixels are NaN in the stack.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -22,6 +22,7 @@ from stackd.imaging.quality import measure_sky
 from stackd.imaging.skies import blur, splat, splat_otf
 
 Image = NDArray[np.float32]
+Excess = Callable[[float], NDArray[np.float64] | float]
 REGULARISATION = 1e-3
 # Radius of an aperture in star widths: most of the light, and little of the neighbours'. Of wide stars they would get
 # too much: on crowded simulated skies at 4 px, 7 px made fluxes worse than 5.
@@ -82,34 +83,45 @@ def aperture_px(psf: Psf) -> float:
 
 
 def close_fluxes(
-    image: Image,
-    stack: Image,
+    images: Image,
+    stacks: Image,
     seen_again: Image,
     psf: Psf,
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     flux: NDArray[np.float64],
-    noise_adu: float,
+    noise_adu: Sequence[float],
     target_fwhm_px: float,
-    excess: Callable[[float], NDArray[np.float64] | float] = lambda radius_px: 0.0,
+    excess: Excess = lambda radius_px: 0.0,
 ) -> Image:
-    """The restored picture with the light of stars at x, y (px) brought to the plain stack's.
+    """The restored bands (bands, H, W) with the light of stars at x, y (px) and of `flux` (bands, stars) brought to the
+    plain stacks'.
 
     What each star's place lacks or has too much of is added as a star of the target width, and changes no other place.
     It is measured in apertures, because errors of the PSF weigh more than noise in bright stars; the fainter a star,
     the more its aperture's noise, and the less of it is believed: as much as makes the error of network and stack
-    together least (Wiener). All stars are solved for at once: what a faint one's aperture catches is for the most part
-    its bright neighbour's.
+    together least (Wiener). The network errs by a share of the band in which a star is brightest: debayering lets
+    light leak from it into the others. All stars are solved for at once: what a faint one's aperture catches is for the
+    most part its bright neighbour's.
+
+    What all stars lack alike in the band with most light tells of wrongly assumed wings, not of the stars, and is left
+    out of all bands. `excess` tells by which share of its light the stack has more of each star within a radius (px)
+    than its mean PSF says: that is no light that the picture lacks.
     """
     if not len(x):
-        return image
-    measured, by_stack, caught = _lacking(stack - seen_again, psf, x, y, flux, noise_adu, excess)
-    by_network = sparse.diags_array((NETWORK_FLUX_ERROR * flux) ** 2)
-    expected = caught @ by_network @ caught.T + sparse.diags_array(np.broadcast_to(by_stack**2, flux.shape))
-    lacking = by_network @ caught.T @ spsolve(expected.tocsc(), np.nan_to_num(measured))
-    shape = image.shape
-    stars = splat(shape, x, y, lacking)
-    return image + blur(stars, target_otf(shape, target_fwhm_px) / splat_otf(shape))
+        return images
+    differences, lead = stacks - seen_again, int(np.argmax(flux.sum(1)))
+    measure = _Apertures(psf, x, y, flux.max(0), excess)
+    common = {r: measure.common(r, differences[lead], flux[lead], noise_adu[lead]) for r in measure.radii_px}
+    by_network = sparse.diags_array((NETWORK_FLUX_ERROR * measure.light) ** 2)
+    to_target = target_otf(images.shape[1:], target_fwhm_px) / splat_otf(images.shape[1:])
+    closed = []
+    for image, difference, mine, noise in zip(images, differences, flux, noise_adu):
+        lacking, by_stack, caught = measure.lacking(difference, mine, noise, common)
+        expected = caught @ by_network @ caught.T + sparse.diags_array(np.broadcast_to(by_stack**2, mine.shape))
+        given = by_network @ caught.T @ spsolve(expected.tocsc(), np.nan_to_num(lacking))
+        closed.append(image + blur(splat(image.shape, x, y, given), to_target))
+    return np.stack(closed)
 
 
 def widened(image: Image, from_fwhm_px: float, to_fwhm_px: float) -> Image:
@@ -139,37 +151,50 @@ def check_fluxes(
     return FluxCheck(middle, float(1.4826 * np.median(np.abs(magnitudes - middle))), int(usable.sum()))
 
 
-def _lacking(difference: Image, psf: Psf, x, y, flux, noise_adu: float, excess):
-    """(light that each star's aperture lacks, its noise, the share of each other star's light (stars, stars) in it): of
-    the brightest by a wide aperture, where a narrow one would err by their shape, of the others by the narrow one."""
-    radius_px = aperture_px(psf)
-    near, near_noise, near_caught = _lacking_within(radius_px, difference, psf, x, y, flux, noise_adu, excess)
-    if radius_px == APERTURES_PX[1]:
-        return near, near_noise, near_caught
-    wide, wide_noise, wide_caught = _lacking_within(APERTURES_PX[1], difference, psf, x, y, flux, noise_adu, excess)
-    near_variance = near_noise**2 + (SHAPE_ERROR * flux) ** 2
-    share = near_variance / (near_variance + wide_noise**2)
-    # one aperture lies in the other: their noise is much the same and does not average out
-    return (
-        near + share * (wide - near),
-        near_noise + share * (wide_noise - near_noise),
-        near_caught + sparse.diags_array(share) @ (wide_caught - near_caught),
-    )
+@dataclass(frozen=True, slots=True)
+class _Apertures:
+    """Apertures around stars of one shape; `light` is the flux of each in the band where it is brightest."""
 
+    psf: Psf
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    light: NDArray[np.float64]
+    excess: Excess
 
-def _lacking_within(radius_px: float, difference: Image, psf: Psf, x, y, flux, noise_adu: float, excess):
-    """The same by apertures of this radius.
+    @property
+    def radii_px(self) -> tuple[float, float]:
+        """Of the narrow aperture and of the wide one; of wide stars they are the same."""
+        return aperture_px(self.psf), APERTURES_PX[1]
 
-    What all stars lack alike tells of wrongly assumed wings, not of the stars, and is left out.
-    """
-    share = psf.share_within(radius_px)
-    sums = _sums(np.nan_to_num(difference), radius_px)
-    lacking = _at(sums, x, y) / share - flux * excess(radius_px)
-    noise = _noise_of(sums[np.isfinite(difference)], radius_px, noise_adu) / share
-    known = NETWORK_FLUX_ERROR * flux > noise
-    if known.any():
-        lacking -= flux * np.nanmedian((lacking / flux)[known])
-    return lacking, noise, _caught(radius_px, psf, x, y) / share
+    def lacking(self, difference: Image, flux: NDArray[np.float64], noise_adu: float, common: dict[float, float]):
+        """(light that each star's aperture lacks, its noise, the share of each other star's light (stars, stars) in
+        it): of the brightest by the wide aperture, where the narrow one would err by their shape, of the others by the
+        narrow one."""
+        (near, near_noise, near_caught), (wide, wide_noise, wide_caught) = (
+            (lack - flux * common[r], noise, _caught(r, self.psf, self.x, self.y) / self.psf.share_within(r))
+            for r in self.radii_px
+            for lack, noise in [self._within(r, difference, flux, noise_adu)]
+        )
+        near_variance = near_noise**2 + (SHAPE_ERROR * self.light) ** 2
+        share = near_variance / (near_variance + wide_noise**2)
+        # one aperture lies in the other: their noise is much the same and does not average out
+        return (
+            near + share * (wide - near),
+            near_noise + share * (wide_noise - near_noise),
+            near_caught + sparse.diags_array(share) @ (wide_caught - near_caught),
+        )
+
+    def common(self, radius_px: float, difference: Image, flux: NDArray[np.float64], noise_adu: float) -> float:
+        """What stars lack alike by apertures of this radius, of their light; 0 where none is bright enough to tell."""
+        lacking, noise = self._within(radius_px, difference, flux, noise_adu)
+        known = NETWORK_FLUX_ERROR * flux > noise
+        return float(np.nan_to_num(np.nanmedian((lacking / flux)[known]))) if known.any() else 0.0
+
+    def _within(self, radius_px: float, difference: Image, flux: NDArray[np.float64], noise_adu: float):
+        share = self.psf.share_within(radius_px)
+        sums = _sums(np.nan_to_num(difference), radius_px)
+        noise = _noise_of(sums[np.isfinite(difference)], radius_px, noise_adu) / share
+        return _at(sums, self.x, self.y) / share - flux * self.excess(radius_px), noise
 
 
 def _caught(radius_px: float, psf: Psf, x, y) -> sparse.csr_array:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from stackd.imaging.level import tilt_between
+
 COARSE_PX = 512  # longest edge of the images that are correlated
 FINE_PX = 1024
 OUTLINE_SIGMA_PX = 1.5
@@ -36,8 +38,12 @@ def align_by_phase(image: NDArray[np.float32], reference: NDArray[np.float32]) -
 
 
 def _prepare(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Unseen pixels and the sky's own noise become nothing; the range is brought to about 0..1."""
-    filled = np.nan_to_num(np.asarray(image, np.float32))
+    """Unseen pixels, the sky's own noise and its tilt become nothing; the range is brought to about 0..1.
+
+    Where there is little else, the tilt of two skies agrees well, and as well upside down.
+    """
+    tilt = tilt_between(image, np.zeros_like(image))
+    filled = np.nan_to_num(np.asarray(image - (tilt - tilt.mean()), np.float32))
     smooth = cv2.GaussianBlur(filled, (0, 0), 1.0)
     top = float(np.percentile(smooth, 99.9))
     return np.clip(smooth / top, -0.2, 1.5).astype(np.float32) if top > 0 else np.zeros_like(smooth)

@@ -54,6 +54,13 @@ def rounding_noise(image: NDArray[np.float32]) -> float:
     return float(steps.min() / np.sqrt(12)) if steps.size else 0.0
 
 
+def share_at_black(image: NDArray[np.float32]) -> float:
+    """Share of the seen pixels that hold the lowest value, if that is commoner than the next one, as where a sky was
+    cut off there; else 0."""
+    _, counts = np.unique(_sample(image), return_counts=True)
+    return float(counts[0] / counts.sum()) if len(counts) > 1 and counts[0] > counts[1] else 0.0
+
+
 def pixel_noise(image: NDArray[np.float32]) -> float:
     """Robust noise (1 sigma) at pixel scale of (H, W), from second differences, which are blind to whatever is smooth
     (Immerkaer 1996).

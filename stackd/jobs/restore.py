@@ -40,6 +40,7 @@ SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight fram
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
 AFFORDABLE_PX = 48_000_000  # of all bands and orientations together: the network's work of a minute on two cores
 COMMON_MARGIN = 3.0  # what all stars have in common may be the wings' fault: it may be so many times the tolerance
+NO_SHAPE = "no star shape could be measured (too few stars, or trailed or very sharp ones): the network is left out,"
 CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
 
 
@@ -87,6 +88,8 @@ def restore(
             np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, 1, None, None, (CLASSIC_WARNING,)
         )
     if aligned.psfs is None:
+        if any(aligned.frames[k].transform.method == "stars" for k in aligned.used):
+            return Picture(plain, plain_sigma, plain, 0.0, 0, None, None, (f"{NO_SHAPE} and this is the plain stack",))
         return _sharpened(aligned, stacks, plain, plain_sigma, settings)
     orientations = settings["orientations"] or _affordable_orientations(plain.size)
     bands = restorer.restore(_fuse(aligned, stacks, restorer), progress, orientations=orientations)
@@ -124,10 +127,7 @@ def _sharpened(
     sharp = np.stack([b.wiener[SHARPENING_MAP] * b.unit_adu + b.floor_adu for b in banks])
     louder = np.array([pixel_noise(s) / max(pixel_noise(p), 1e-6) for s, p in zip(sharp, plain)])
     strength = settings["strength"]
-    warning = (
-        "no star shape could be measured (too few stars, or trailed or very sharp ones): the network is left out and "
-        f"the plain stack sharpened as if stars were {ASSUMED_PSF.fwhm_px} px wide"
-    )
+    warning = f"{NO_SHAPE} and the plain stack is sharpened as if stars were {ASSUMED_PSF.fwhm_px} px wide"
     sigma = plain_sigma * np.maximum(louder, 1)[:, None, None]
     restored, claimed = _mixed(sharp, plain, strength), _mixed(sigma, plain_sigma, strength)
     return Picture(restored, claimed, plain, 0.0, 0, None, None, (warning,), sharpened=True)
@@ -162,19 +162,21 @@ def _close(
     usable = _unsaturated(aligned)
     x, y = aligned.stars.x[usable], aligned.stars.y[usable]
     alike = np.abs(_excess(aligned, weights, x, y)(aperture_px(psf))) < LARGEST_EXCESS
-    closed, before, after = [], [], []
-    for image, stack in zip(clean, stacks):
-        noise_adu = float(np.nanmin(stack.noise))
-        flux, snr = stars_in_stack(stack.mean, noise_adu, psf, x, y)
-        bright, brightest = snr > CLOSING_SNR, (snr > CHECKING_SNR) & alike
-        again = reblurred(image, kernel)
-        places = x[bright], y[bright], flux[bright]
-        excess = _excess(aligned, weights, *places[:2])
-        closed.append(close_fluxes(image, stack.mean, again, psf, *places, noise_adu, target_fwhm_px, excess))
-        before.append(check_fluxes(stack.mean, again, psf, x[brightest], y[brightest], flux[brightest]))
-        again = reblurred(closed[-1], kernel)
-        after.append(check_fluxes(stack.mean, again, psf, x[brightest], y[brightest], flux[brightest]))
-    return np.stack(closed), _worst(before), _worst(after)
+    noise_adu = [float(np.nanmin(stack.noise)) for stack in stacks]
+    measured = [stars_in_stack(stack.mean, noise, psf, x, y) for stack, noise in zip(stacks, noise_adu)]
+    flux, snr = (np.array(values) for values in zip(*measured))
+    bright, brightest = (snr > CLOSING_SNR).any(0), (snr > CHECKING_SNR) & alike
+    again = np.stack([reblurred(image, kernel) for image in clean])
+    plain = np.stack([stack.mean for stack in stacks])
+    places = x[bright], y[bright]
+    excess = _excess(aligned, weights, *places)
+    closed = close_fluxes(clean, plain, again, psf, *places, flux[:, bright], noise_adu, target_fwhm_px, excess)
+
+    def checked(seen: list[Image] | Image) -> FluxCheck | None:
+        rows = zip(plain, seen, flux, brightest)
+        return _worst([check_fluxes(stack, view, psf, x[q], y[q], light[q]) for stack, view, light, q in rows])
+
+    return closed, checked(again), checked([reblurred(image, kernel) for image in closed])
 
 
 def _unsaturated(aligned: Aligned) -> NDArray[np.bool_]:

@@ -61,7 +61,7 @@ def train(request: TrainingRequest, report: Callable[[Progress], None] = lambda 
     chief = fit.is_chief(strategy)
     request.run_folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        if chief:  # the others of several processes take part in its run
+        if fit.workers() == 1:  # several machines share a folder on a network disk, where a lock means nothing
             held.callback(Lock(request.run_folder).release)
         return _run(request, report, strategy, chief)
 
@@ -77,7 +77,8 @@ def _run(
     watch = _watch(network, held_out_batches(request.seed, data.held_out, range(WATCHED_SKIES)))
     log = TrainingLog(request.store, request.preset, run.name, request.keep, writes=chief)
     try:
-        _learn(Loop(trainer, watch, run, Material(data.pictures, data.captures), log, report, chief=chief), request)
+        loop = Loop(trainer, watch, run, Material(data.pictures, data.captures), log, report, chief=chief)
+        _learn(loop, request, chief)
         if not run.finished or not chief:
             return Outcome(None, False, {}, None, interrupted=not run.finished)
         set_weights(network, trainer.averaged_weights())
@@ -109,13 +110,14 @@ def _started(request: TrainingRequest, strategy: tf.distribute.Strategy) -> tupl
     return trainer, run, _data_of(run.request)
 
 
-def _learn(loop: Loop, request: TrainingRequest) -> None:
+def _learn(loop: Loop, request: TrainingRequest, chief: bool) -> None:
     """In fast arithmetic; a run that goes wrong would do so again from its checkpoint, which is put aside."""
     fit.use_fast_arithmetic()
     try:
         loop.go()
     except ModelError:
-        checkpoint.put_aside(request.run_folder)
+        if chief:
+            checkpoint.put_aside(request.run_folder)
         raise
     finally:
         fit.use_full_precision()

@@ -1,5 +1,6 @@
 """Black borders are no sky; a dark sky is no border."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -51,6 +52,37 @@ def test_a_sky_clipped_at_black_is_sky(rng: np.random.Generator, level: float) -
     clipped[20:30, 20:30] = 200
 
     assert without_borders(clipped) is clipped
+
+
+@pytest.mark.parametrize("radius", [20, 28])
+def test_a_disc_before_a_black_sky_has_no_border(rng: np.random.Generator, radius: int) -> None:
+    """The Sun or the full Moon, 8 bit, its sky clipped at black."""
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    disc = np.hypot(rows - 30, columns - 40) < radius
+    moon = np.where(disc, rng.normal(180, 8, SHAPE), 0).clip(0, 255).round().astype(np.float32)
+
+    assert without_borders(moon) is moon
+
+
+def test_a_pixel_below_the_border_hides_it_not(sky: np.ndarray) -> None:
+    """Interpolated and dark-subtracted frames have values below the 0 of their borders."""
+    sky[:, :9] = 0
+    sky[40, 50] = -3
+
+    seen = without_borders(sky)
+
+    assert np.isnan(seen[:, :9]).all()
+    assert np.isfinite(seen[:, 9:]).all()
+
+
+@pytest.mark.parametrize("turn_deg", [5, 30, 45])
+def test_what_a_turn_leaves_empty_is_a_border(rng: np.random.Generator, turn_deg: float) -> None:
+    """Turned within its own canvas, as a registered export is."""
+    square = rng.normal(500, 10, (120, 120)).astype(np.float32)
+    turn = cv2.getRotationMatrix2D((59.5, 59.5), turn_deg, 1)
+    turned = cv2.warpAffine(square, turn, (120, 120), flags=cv2.INTER_NEAREST)
+
+    assert np.array_equal(np.isnan(without_borders(turned)), turned == 0)
 
 
 def test_a_frame_without_borders_is_passed_on(sky: np.ndarray) -> None:

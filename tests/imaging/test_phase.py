@@ -88,6 +88,19 @@ def test_frames_with_nothing_in_common_are_refused():
     assert find_transform_by_phase(np.zeros(SHAPE, np.float32), other) is None
 
 
+def test_two_skies_tilts_are_nothing_in_common():
+    """One star and town light in a corner: the light would lie on itself anywhere, and upside down."""
+    rng = np.random.default_rng(55)
+    column, row = np.meshgrid(np.arange(SHAPE[1]), np.arange(SHAPE[0]))
+    glow = 40 * column / SHAPE[1] + 25 * row / SHAPE[0] - 32
+
+    def sky(x, y):
+        star = 900 * np.exp(-((column - x) ** 2 + (row - y) ** 2) / 4)
+        return (glow + star + rng.normal(0, 8, SHAPE)).astype(np.float32)
+
+    assert find_transform_by_phase(sky(100, 120), sky(103, 121)) is None
+
+
 def test_a_set_of_moons_registers():
     """register_set comes to the phase by itself where stars fail."""
     rng = np.random.default_rng(54)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stackd.imaging.quality import measure_sky
+from stackd.imaging.quality import measure_sky, share_at_black
 
 
 def test_level_and_noise_of_plain_sky():
@@ -57,3 +57,13 @@ def test_a_nebula_in_a_bayer_mosaic_does_not_bias_the_sample():
     image += np.random.default_rng(3).normal(0, 5, image.shape).astype(np.float32)
 
     assert measure_sky(image).level_adu == pytest.approx(200, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("level", "noise", "share"), [(0.0, 5.0, 0.54), (6.0, 6.0, 0.18), (300.0, 12.0, 0.0), (20.0, 0.6, 0.0)]
+)
+def test_what_was_cut_off_at_black(level, noise, share):
+    """Half of a sky set to zero, a sixth of one a sigma above; none of a clear one, however coarse its steps."""
+    image = np.random.default_rng(1).normal(level, noise, (300, 300)).round().clip(0).astype(np.float32)
+
+    assert share_at_black(image) == pytest.approx(share, abs=0.02)

@@ -235,6 +235,7 @@ def test_frames_scaled_to_full_scale_are_frames(night: list[Exposure], aligned: 
     np.testing.assert_allclose(found.noise_adu * 65535, aligned.noise_adu, rtol=0.02)
     for one, other in zip(found.psfs, aligned.psfs):
         assert one.fwhm_px == pytest.approx(other.fwhm_px, rel=0.02)
+    frames[0].pixels[5, 5] = 3.0  # a hot pixel that dark subtraction and flat made brighter than anything
     assert frames[0].electrons_per_unit == pytest.approx(65535)
     assert frames_of(night)[0].electrons_per_unit == 1.0
 

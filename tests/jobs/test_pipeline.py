@@ -21,8 +21,9 @@ from stackd.imaging.closure import FluxCheck
 from stackd.imaging.fuse import Bank
 from stackd.imaging.psf import Psf
 from stackd.imaging.skies import Sky
+from stackd.imaging.stack import clipped_stack
 from stackd.imaging.truth import matched, psnr_db, seen_from
-from stackd.jobs import restore
+from stackd.jobs import pipeline, restore
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.delivery import what_to_restore
 from stackd.jobs.loading import load_restorer
@@ -141,7 +142,8 @@ def test_what_result_json_says(light_paths: tuple[str, ...], run: Run, untrained
     assert (content["frames_used"], content["frames_left_out"]) == (6, 0)
     assert content["size"] == {"width_px": SHAPE[1], "height_px": SHAPE[0], "bands": 1}
     assert content["model"] == {key: CARD[key] for key in ("name", "version", "sha256")}
-    assert content["psf_fwhm_px"] == 2.0
+    # this network has learnt nothing: its stars are not as narrow as it was asked for
+    assert content["psf_fwhm_px"] == content["figures"]["star_fwhm_px"]["restored"]
     assert content["config_sha256"] == "c" * 64
     assert [row["file"] for row in content["inputs"]] == [Path(p).name for p in light_paths]
     for row in content["inputs"]:
@@ -279,6 +281,31 @@ def test_where_only_sharp_frames_saw_stars_are_sharper(colour_field: Aligned, so
     np.testing.assert_allclose(excess[~right], 0, atol=1e-12)
     whole = (sharp.share_within(4.0) + soft.share_within(4.0)) / 2
     np.testing.assert_allclose(excess[right], sharp.share_within(4.0) / whole - 1)
+
+
+def test_stars_without_a_shape_are_not_sharpened(colour_field: Aligned, untrained: Restorer) -> None:
+    """Trailed stars placed the frames but tell no PSF: the plain stack, which no guessed blur spoils."""
+    transforms = [replace(row, transform=replace(row.transform, method="stars")) for row in colour_field.frames]
+    aligned = replace(colour_field, psfs=None, frames=tuple(transforms))
+    stacks = [clipped_stack(band, noise, 4.0) for band, noise in zip(aligned.bands, aligned.noise_adu)]
+
+    picture = restore.restore(aligned, stacks, untrained, RestoreSettings().model_dump(), lambda share: None)
+
+    np.testing.assert_array_equal(picture.restored, picture.stack)
+    assert (picture.strength, picture.orientations, picture.sharpened) == (0.0, 0, False)
+    assert "plain stack" in picture.warnings[0]
+
+
+def test_frames_clipped_at_black_are_told() -> None:
+    """What was cut off the noise is missing in all that is measured; borders and quiet skies are not meant."""
+    clear = frames_of(night_of(star_field(1), frames=4))
+    cut = [replace(frame, pixels=np.maximum(frame.pixels - np.median(frame.pixels), 0)) for frame in clear]
+    for frame in clear:
+        frame.pixels[:30] = 0
+
+    assert pipeline._clipped(clear) == []
+    [warning] = pipeline._clipped([clear[0], *cut[1:]])
+    assert "3 of 4 frames are clipped at black" in warning
 
 
 def test_every_band_counts() -> None:
