@@ -37,12 +37,10 @@ def load(folder: Path) -> State:
         raise ModelError(f"it is damaged: {error}") from error
 
 
-def put_aside(folder: Path) -> Path:
-    """Keep the state under another name, from which no run goes on by itself; returns that file."""
-    aside = folder / SPOILT
+def put_aside(folder: Path) -> None:
+    """Keep the state, if there is one, under another name, from which no run goes on by itself."""
     if (folder / NAME).exists():
-        (folder / NAME).replace(aside)
-    return aside
+        (folder / NAME).replace(folder / SPOILT)
 
 
 def remove(folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from stackd.imaging.cells import cells_of
+from stackd.imaging.cells import cells_of, medians_of
 
 Image = NDArray[np.float32]
 SCALES_PX = (5.0, 12.0, 30.0)  # sigma of the Gaussians that average what is no source
@@ -52,10 +52,7 @@ def _through_medians(plane: Image) -> Image:
     more = [(0, -n % CELL_PX) for n in plane.shape]
     whole = np.pad(plane, more, mode="edge")
     cells = cells_of(whole, (CELL_PX, CELL_PX))
-    medians = np.median(cells, axis=2)
-    for row, column in np.argwhere(np.isnan(medians)):
-        seen = cells[row, column][np.isfinite(cells[row, column])]
-        medians[row, column] = np.median(seen) if seen.size else np.nan
+    medians = medians_of(cells, 0.0)
     unseen = np.isnan(medians)
     if unseen.all():
         return np.zeros_like(plane)

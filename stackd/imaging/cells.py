@@ -11,3 +11,13 @@ def cells_of(image: NDArray[np.floating], size_px: tuple[int, int]) -> NDArray[n
     rows, columns = size_px
     cut = image[: down * rows, : across * columns].reshape(down, rows, across, columns)
     return cut.transpose(0, 2, 1, 3).reshape(down, across, rows * columns)
+
+
+def medians_of(cells: NDArray[np.floating], least_seen: float = 0.5) -> NDArray[np.floating]:
+    """The median of each cell (..., pixels) -> (...); NaN where no more than this share of it was seen."""
+    medians = np.median(cells, axis=-1)
+    partly = np.isnan(medians)
+    partly[partly] = np.isfinite(cells[partly]).mean(axis=-1) > least_seen
+    if partly.any():
+        medians[partly] = np.nanmedian(cells[partly], axis=-1)
+    return medians

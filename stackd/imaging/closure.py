@@ -1,7 +1,7 @@
 """The restored picture held against the plain stack: seen through the stack's own blur, both must agree.
 
 What the stack has and the re-blurred picture lacks, or the other way round, was lost or invented: it is measured, and
-for bright stars given back. Takes planes (H, W) of one band on one grid and unit; unseen pixels are NaN in the stack.
+for bright stars given back. Takes planes on one grid and in one unit; unseen pixels are NaN in the stack.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,15 +110,24 @@ def close_fluxes(
     """
     if not len(x):
         return images
-    differences, lead = stacks - seen_again, int(np.argmax(flux.sum(1)))
-    measure = _Apertures(psf, x, y, flux.max(0), excess)
-    common = {r: measure.common(r, differences[lead], flux[lead], noise_adu[lead]) for r in measure.radii_px}
-    by_network = sparse.diags_array((NETWORK_FLUX_ERROR * measure.light) ** 2)
+    differences, lead, light = stacks - seen_again, int(np.argmax(flux.sum(1))), flux.max(0)
+    radii_px = sorted({aperture_px(psf), APERTURES_PX[1]})  # one alone around wide stars
+    apertures = [_Aperture.around(x, y, psf, radius_px, excess) for radius_px in radii_px]
+    measured = [[a.lacking(*band) for a in apertures] for band in zip(differences, flux, noise_adu)]
+    common = [_in_common(lacking, noise, flux[lead]) for lacking, noise in measured[lead]]
+    by_network = sparse.diags_array((NETWORK_FLUX_ERROR * light) ** 2)
     to_target = target_otf(images.shape[1:], target_fwhm_px) / splat_otf(images.shape[1:])
     closed = []
-    for image, difference, mine, noise in zip(images, differences, flux, noise_adu):
-        lacking, by_stack, caught = measure.lacking(difference, mine, noise, common)
-        expected = caught @ by_network @ caught.T + sparse.diags_array(np.broadcast_to(by_stack**2, mine.shape))
+    for image, mine, found in zip(images, flux, measured):
+        of_stars = [(lacking - mine * all_alike, noise) for (lacking, noise), all_alike in zip(found, common)]
+        (near, near_noise), (wide, wide_noise) = of_stars[0], of_stars[-1]
+        near_variance = near_noise**2 + (SHAPE_ERROR * light) ** 2
+        share = near_variance / (near_variance + wide_noise**2)
+        lacking = near + share * (wide - near)
+        # one aperture lies in the other: their noise is much the same and does not average out
+        by_stack = near_noise + share * (wide_noise - near_noise)
+        caught = apertures[0].caught + sparse.diags_array(share) @ (apertures[-1].caught - apertures[0].caught)
+        expected = caught @ by_network @ caught.T + sparse.diags_array(by_stack**2)
         given = by_network @ caught.T @ spsolve(expected.tocsc(), np.nan_to_num(lacking))
         closed.append(image + blur(splat(image.shape, x, y, given), to_target))
     return np.stack(closed)
@@ -152,49 +161,36 @@ def check_fluxes(
 
 
 @dataclass(frozen=True, slots=True)
-class _Apertures:
-    """Apertures around stars of one shape; `light` is the flux of each in the band where it is brightest."""
+class _Aperture:
+    """One aperture laid around each of many stars. `share` of a star's light is in its own; `caught` (stars, stars) is
+    what is in it of each star's, over `share`; `excess` as close_fluxes has it."""
 
-    psf: Psf
     x: NDArray[np.float64]
     y: NDArray[np.float64]
-    light: NDArray[np.float64]
-    excess: Excess
+    radius_px: float
+    share: float
+    caught: sparse.csr_array
+    excess: NDArray[np.float64] | float
 
-    @property
-    def radii_px(self) -> tuple[float, float]:
-        """Of the narrow aperture and of the wide one; of wide stars they are the same."""
-        return aperture_px(self.psf), APERTURES_PX[1]
+    @classmethod
+    def around(cls, x, y, psf: Psf, radius_px: float, excess: Excess) -> "_Aperture":
+        """Of this radius, around stars of this shape at x, y (px)."""
+        share = psf.share_within(radius_px)
+        return cls(x, y, radius_px, share, _caught(radius_px, psf, x, y) / share, excess(radius_px))
 
-    def lacking(self, difference: Image, flux: NDArray[np.float64], noise_adu: float, common: dict[float, float]):
-        """(light that each star's aperture lacks, its noise, the share of each other star's light (stars, stars) in
-        it): of the brightest by the wide aperture, where the narrow one would err by their shape, of the others by the
-        narrow one."""
-        (near, near_noise, near_caught), (wide, wide_noise, wide_caught) = (
-            (lack - flux * common[r], noise, _caught(r, self.psf, self.x, self.y) / self.psf.share_within(r))
-            for r in self.radii_px
-            for lack, noise in [self._within(r, difference, flux, noise_adu)]
-        )
-        near_variance = near_noise**2 + (SHAPE_ERROR * self.light) ** 2
-        share = near_variance / (near_variance + wide_noise**2)
-        # one aperture lies in the other: their noise is much the same and does not average out
-        return (
-            near + share * (wide - near),
-            near_noise + share * (wide_noise - near_noise),
-            near_caught + sparse.diags_array(share) @ (wide_caught - near_caught),
-        )
+    def lacking(
+        self, difference: Image, flux: NDArray[np.float64], noise_adu: float
+    ) -> tuple[NDArray[np.float64], float]:
+        """(light that each star lacks by this aperture, its noise) of one band's stack less picture."""
+        sums = _sums(np.nan_to_num(difference), self.radius_px)
+        noise = _noise_of(sums[np.isfinite(difference)], self.radius_px, noise_adu) / self.share
+        return _at(sums, self.x, self.y) / self.share - flux * self.excess, noise
 
-    def common(self, radius_px: float, difference: Image, flux: NDArray[np.float64], noise_adu: float) -> float:
-        """What stars lack alike by apertures of this radius, of their light; 0 where none is bright enough to tell."""
-        lacking, noise = self._within(radius_px, difference, flux, noise_adu)
-        known = NETWORK_FLUX_ERROR * flux > noise
-        return float(np.nan_to_num(np.nanmedian((lacking / flux)[known]))) if known.any() else 0.0
 
-    def _within(self, radius_px: float, difference: Image, flux: NDArray[np.float64], noise_adu: float):
-        share = self.psf.share_within(radius_px)
-        sums = _sums(np.nan_to_num(difference), radius_px)
-        noise = _noise_of(sums[np.isfinite(difference)], radius_px, noise_adu) / share
-        return _at(sums, self.x, self.y) / share - flux * self.excess(radius_px), noise
+def _in_common(lacking: NDArray[np.float64], noise: float, flux: NDArray[np.float64]) -> float:
+    """What stars lack alike, of their light; 0 where none is bright enough to tell."""
+    known = NETWORK_FLUX_ERROR * flux > noise
+    return float(np.nan_to_num(np.nanmedian((lacking / flux)[known]))) if known.any() else 0.0
 
 
 def _caught(radius_px: float, psf: Psf, x, y) -> sparse.csr_array:

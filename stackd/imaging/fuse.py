@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from stackd.imaging.background import SCALES_PX, backgrounds
-from stackd.imaging.cells import cells_of
+from stackd.imaging.cells import cells_of, medians_of
 from stackd.imaging.psf import Psf, target_otf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
@@ -89,9 +89,9 @@ def fuse(
 def _darkest(mean: Image) -> float:
     """The level of the darkest smooth sky: a low quantile of the medians of cells, so noise does not decide."""
     rows, columns = (min(FLOOR_CELL_PX, n) for n in mean.shape)
-    cells = cells_of(mean, (rows, columns)).reshape(-1, rows * columns)
-    cells = cells[np.isfinite(cells).mean(1) > 0.5]
-    return float(np.quantile(np.nanmedian(cells, axis=1), FLOOR_QUANTILE)) if len(cells) else 0.0
+    medians = medians_of(cells_of(mean, (rows, columns)))
+    known = medians[np.isfinite(medians)]
+    return float(np.quantile(known, FLOOR_QUANTILE)) if known.size else 0.0
 
 
 def _mean_width(psfs: tuple[Psf, ...], noise_adu: NDArray[np.float64]) -> float:

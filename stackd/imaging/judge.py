@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, maximum_filter, median_filter
 from scipy.spatial import cKDTree
 
-from stackd.imaging.cells import cells_of
+from stackd.imaging.cells import cells_of, medians_of
 from stackd.imaging.psf import FWHM_PER_SIGMA, Psf
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
@@ -162,9 +162,9 @@ def ground_of(light: Image) -> Image:
     """What lies under the stars: medians of cells of GROUND_PX, smoothed over their neighbours and drawn out."""
     rows, columns = (min(GROUND_PX, n) for n in light.shape)
     cells = cells_of(light, (rows, columns))
-    known = np.isfinite(cells).any(2)
-    levels = np.full(known.shape, np.nanmedian(light) if known.any() else 0.0)
-    levels[known] = np.nanmedian(cells[known], axis=1)
+    medians = medians_of(cells, 0.0)
+    known = np.isfinite(medians)
+    levels = np.where(known, medians, np.nanmedian(light) if known.any() else 0.0)
     smooth = median_filter(levels, 3, mode="nearest").astype(np.float32)
     # a cell's median stands at its middle
     x = (np.arange(light.shape[1], dtype=np.float32) + 0.5) / columns - 0.5

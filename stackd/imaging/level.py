@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stackd.imaging.cells import cells_of
+from stackd.imaging.cells import cells_of, medians_of
 
 Image = NDArray[np.float32]
 CELL_PX = 32
@@ -24,7 +24,7 @@ def tilt_between(image: Image, reference: Image) -> Image:
     height, width = image.shape
     cells = cells_of(image - reference, (CELL_PX, CELL_PX))
     down, across, _ = cells.shape
-    medians = _medians(cells).ravel()
+    medians = medians_of(cells).ravel()
     rows, columns = np.mgrid[:down, :across] * CELL_PX + CELL_PX / 2
     y, x = _unit(rows.ravel(), height), _unit(columns.ravel(), width)
     known = np.isfinite(medians)
@@ -38,16 +38,6 @@ def tilt_between(image: Image, reference: Image) -> Image:
         + terms[2] * _unit(np.arange(height), height)[:, None]
     )
     return plane.astype(np.float32)
-
-
-def _medians(cells: Image) -> Image:
-    """Of each cell (down, across, pixels) -> (down, across); NaN where half of it or more was not seen."""
-    medians = np.median(cells, axis=2)
-    seen = np.isfinite(cells).mean(axis=2)
-    partly = (seen < 1) & (seen > 0.5)
-    if partly.any():
-        medians[partly] = np.nanmedian(cells[partly], axis=1)
-    return medians
 
 
 def light_ratio(image: Image, reference: Image) -> float:

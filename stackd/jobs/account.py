@@ -17,7 +17,7 @@ from stackd.imaging.closure import FluxCheck
 from stackd.imaging.psf import fit_psf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
-from stackd.jobs.align import Aligned
+from stackd.jobs.align import UNSATURATED_SHARE, Aligned
 from stackd.jobs.restore import AnyRestorer, Picture
 from stackd.records import Job
 
@@ -124,7 +124,9 @@ def _measured_width_px(view: Image, aligned: Aligned) -> float | None:
     """FWHM of the stars in a picture (bands, H, W) as a fit finds it; None where there are too few."""
     image, points = view.mean(0), aligned.points
     noise = max(pixel_noise(image), 1e-6)
-    psf = fit_psf(image, points.x, points.y, points.flux, noise, peak_below_adu=0.8 * aligned.saturation_adu)
+    psf = fit_psf(
+        image, points.x, points.y, points.flux, noise, peak_below_adu=UNSATURATED_SHARE * aligned.saturation_adu
+    )
     return _number(psf.fwhm_px) if psf else None
 
 

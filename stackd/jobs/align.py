@@ -21,12 +21,13 @@ from stackd.imaging.level import light_ratio, tilt_between
 from stackd.imaging.photometry import relative_light, star_fluxes
 from stackd.imaging.points import Points, find_points
 from stackd.imaging.psf import Psf, fit_psf
-from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise
+from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise, share_at_black
 from stackd.imaging.register import Registration, register_set
 from stackd.imaging.stars import Stars
 from stackd.imaging.warp import Transform, apply_transform, identity
 
 BRIGHT = 200  # stars enough for a mean
+UNSATURATED_SHARE = 0.8  # of the sensor's limit that an unsaturated star's peak may reach
 LEAST_LIGHT = 0.05  # of the reference's; a frame with less adds nothing but its sky
 
 
@@ -42,6 +43,7 @@ class AlignedFrame:
     sky_adu: float
     noise_adu: float
     light: float  # relative to the reference
+    black_share: float  # of its pixels, cut off at the lowest value
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,10 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     Raises SetError where no two frames fit together.
     """
     progress("calibrate", 0.0)
-    planes, hot_pixels = _clean_planes(frames)
+    raw = [without_borders(frame.pixels) for frame in frames]
+    black_shares = [share_at_black(pixels) for pixels in raw]
+    planes, hot_pixels = _clean_planes(raw, frames[0].facts.bayer)
+    del raw
     skies = [[measure_sky(band) for band in image] for image in planes]
     for image, levels in zip(planes, skies):
         image -= np.array([s.level_adu for s in levels], np.float32)[:, None, None]
@@ -120,6 +125,7 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
             float(np.mean([s.level_adu for s in skies[k]])),
             float(noise[k].mean()),
             light.get(k, float("nan")),
+            black_shares[k],
         )
         for k, figures in enumerate(registration.figures)
     )
@@ -152,14 +158,12 @@ def _require_two(frames: Sequence[Frame], used: Sequence[int], reasons: Sequence
         raise SetError(f"no two frames show the same sky: {each}", remedy="check that they are of one target")
 
 
-def _clean_planes(frames: Sequence[Frame]) -> tuple[list[Image], int]:
+def _clean_planes(raw: Sequence[Image], bayer: str | None) -> tuple[list[Image], int]:
     """Each frame as (bands, H, W) without the detector's hot pixels, and how many of those there were."""
-    bayer = frames[0].facts.bayer
-    seen = [without_borders(f.pixels) for f in frames]
-    hot = find_hot_pixels(seen, bool(bayer))
+    hot = find_hot_pixels(raw, bool(bayer))
     planes = []
-    for raw in seen:
-        pixels = repair(raw, hot, bool(bayer))
+    for pixels in raw:
+        pixels = repair(pixels, hot, bool(bayer))
         planes.append(debayer(pixels, bayer) if bayer else pixels.reshape(-1, *pixels.shape[-2:]))
     return planes, int(hot.sum())
 
@@ -205,7 +209,7 @@ def _points(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float)
         total, weights = total + np.nan_to_num(plane) * weight, weights + weight
     mean = np.where(weights > 0, total / np.maximum(weights, 1e-12), np.nan).astype(np.float32)
     usual_px = float(np.median(stars.fwhm_px[:BRIGHT])) if len(stars) else 0.0
-    return find_points(mean, float(weights.max() ** -0.5), 0.8 * saturation, usual_px)
+    return find_points(mean, float(weights.max() ** -0.5), UNSATURATED_SHARE * saturation, usual_px)
 
 
 def _psfs(
@@ -216,8 +220,9 @@ def _psfs(
     Where a fit fails (clouds), its fellows' median shape, at the width that the frame's own few stars show if any.
     None where stars are too few in most frames: nobody knows the shape then.
     """
+    below_adu = UNSATURATED_SHARE * saturation
     found = {
-        k: fit_psf(image.mean(0), points.x, points.y, points.flux, float(noise_adu[k]), peak_below_adu=0.8 * saturation)
+        k: fit_psf(image.mean(0), points.x, points.y, points.flux, float(noise_adu[k]), peak_below_adu=below_adu)
         for k, image in moved.items()
     }
     good = {k: p for k, p in found.items() if p is not None}

@@ -17,8 +17,6 @@ from stackd.disk.inbox import read_once
 from stackd.disk.reader import Useless, read_frame
 from stackd.disk.writer import write_result
 from stackd.errors import SetError
-from stackd.imaging.borders import without_borders
-from stackd.imaging.quality import share_at_black
 from stackd.imaging.stack import Stack, clipped_stack
 from stackd.jobs.account import LeftOut, account_for
 from stackd.jobs.align import Aligned, align
@@ -41,7 +39,7 @@ def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> d
     stacks = _stack(aligned, frames[0], job.restore["reject_kappa"])
     progress("restore", 0.6)
     picture = restore(aligned, stacks, restorer, job.restore, lambda share: progress("restore", 0.6 + 0.3 * share))
-    picture = replace(picture, warnings=(*_clipped(frames), *picture.warnings))
+    picture = replace(picture, warnings=(*_clipped(aligned), *picture.warnings))
     for warning in picture.warnings:
         logger.warning(warning)
     progress("write", 0.9)
@@ -84,15 +82,14 @@ def _check(frames: Sequence[Frame], job: Job, restorer: AnyRestorer | None) -> N
         raise SetError("; ".join(problems), remedy="put frames that differ into folders of their own")
 
 
-def _clipped(frames: Sequence[Frame]) -> list[str]:
+def _clipped(aligned: Aligned) -> list[str]:
     """What is wrong with frames whose sky was cut off at black."""
-    shares = [share_at_black(without_borders(frame.pixels)) for frame in frames]
-    clipped = [share for share in shares if share > CLIPPED_SHARE]
+    clipped = [frame.black_share for frame in aligned.frames if frame.black_share > CLIPPED_SHARE]
     if not clipped:
         return []
     return [
-        f"{len(clipped)} of {len(frames)} frames are clipped at black, up to {max(clipped):.0%} of their pixels: the "
-        "sky's noise cannot be measured there, and sigma.fits is too small"
+        f"{len(clipped)} of {len(aligned.frames)} frames are clipped at black, up to {max(clipped):.0%} of their "
+        "pixels: the sky's noise cannot be measured there, and sigma.fits is too small"
     ]
 
 

@@ -31,9 +31,8 @@ from stackd.imaging.fuse import Bank, fuse
 from stackd.imaging.psf import Psf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
-from stackd.jobs.align import Aligned
+from stackd.jobs.align import UNSATURATED_SHARE, Aligned
 
-UNSATURATED_SHARE = 0.8  # of the sensor's limit that an unsaturated star's peak may reach
 LARGEST_EXCESS = 0.01  # of a star's light in an aperture, for its check to tell of the network and not of the frames
 ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
@@ -154,23 +153,25 @@ def _close(
 ) -> tuple[Image, FluxCheck | None, FluxCheck | None]:
     """The network's picture with bright stars' fluxes held to the plain stack's, and the check before and after.
 
-    Both are the band that is worst off; None with too few bright stars.
+    Both tell the worst figures of all bands; None with too few bright stars.
     """
     weights = np.mean(aligned.noise_adu**-2.0, axis=0)
     psf = mean_psf(aligned.psfs, weights)
     kernel = stack_blur(clean.shape[1:], aligned.psfs, weights, target_fwhm_px)
     usable = _unsaturated(aligned)
     x, y = aligned.stars.x[usable], aligned.stars.y[usable]
-    alike = np.abs(_excess(aligned, weights, x, y)(aperture_px(psf))) < LARGEST_EXCESS
+    excess = _excess(aligned, weights, x, y)
+    alike = np.abs(excess(aperture_px(psf))) < LARGEST_EXCESS
     noise_adu = [float(np.nanmin(stack.noise)) for stack in stacks]
     measured = [stars_in_stack(stack.mean, noise, psf, x, y) for stack, noise in zip(stacks, noise_adu)]
     flux, snr = (np.array(values) for values in zip(*measured))
     bright, brightest = (snr > CLOSING_SNR).any(0), (snr > CHECKING_SNR) & alike
     again = np.stack([reblurred(image, kernel) for image in clean])
     plain = np.stack([stack.mean for stack in stacks])
-    places = x[bright], y[bright]
-    excess = _excess(aligned, weights, *places)
-    closed = close_fluxes(clean, plain, again, psf, *places, flux[:, bright], noise_adu, target_fwhm_px, excess)
+    closed = close_fluxes(
+        clean, plain, again, psf, x[bright], y[bright], flux[:, bright], noise_adu, target_fwhm_px,
+        lambda radius_px: excess(radius_px)[bright],
+    )  # fmt: skip
 
     def checked(seen: list[Image] | Image) -> FluxCheck | None:
         rows = zip(plain, seen, flux, brightest)
