@@ -34,7 +34,10 @@ NEIGHBOURHOOD_PX = 24  # beyond it a star's light is in no other's aperture and 
 LEAST_STARS = 5
 CLOSING_SNR = 20.0  # below it an aperture of the plain stack knows nothing that the network does not
 NETWORK_FLUX_ERROR = 0.05  # of a bright star's light: how well the network knows it by itself
+LARGEST_CORRECTION = 0.7  # of a star's light: what seems to lack more was misread (a bleeding column, an edge)
 CHECKING_SNR = 100.0  # below it an aperture's noise would pass for a change
+DARKNESS_REACH_PX = 32  # no light is darker than the darkest sky so far around
+DARKNESS_SIGMA = 4.0  # below it: less may be noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +132,24 @@ def close_fluxes(
         caught = apertures[0].caught + sparse.diags_array(share) @ (apertures[-1].caught - apertures[0].caught)
         expected = caught @ by_network @ caught.T + sparse.diags_array(by_stack**2)
         given = by_network @ caught.T @ spsolve(expected.tocsc(), np.nan_to_num(lacking))
+        given = np.clip(given, -LARGEST_CORRECTION * light, LARGEST_CORRECTION * light)
         closed.append(image + blur(splat(image.shape, x, y, given), to_target))
     return np.stack(closed)
+
+
+def darkest_around(stack: Image, noise: Image) -> Image:
+    """(H, W): what a picture of this plain stack cannot go below; -inf where nothing was seen.
+
+    A scene is light on a sky, and the stack is that scene blurred, so nothing in it is darker than the darkest sky of
+    a neighbourhood far wider than the blur. `noise` (H, W) is what the picture or the stack may have at a pixel.
+    """
+    seen = np.isfinite(stack) & np.isfinite(noise)
+    if not seen.any():
+        return np.full(stack.shape, -np.inf, np.float32)
+    level = cv2.GaussianBlur(np.where(seen, stack, np.median(stack[seen])).astype(np.float32), (0, 0), 1.0)
+    around = np.ones((2 * DARKNESS_REACH_PX + 1,) * 2, np.uint8)
+    darkest = cv2.erode(np.where(seen, level, np.float32(np.inf)), around)
+    return np.where(seen, darkest - DARKNESS_SIGMA * noise, -np.inf).astype(np.float32)
 
 
 def widened(image: Image, from_fwhm_px: float, to_fwhm_px: float) -> Image:

@@ -21,6 +21,7 @@ from stackd.imaging.closure import (
     aperture_px,
     check_fluxes,
     close_fluxes,
+    darkest_around,
     mean_psf,
     reblurred,
     stack_blur,
@@ -31,6 +32,7 @@ from stackd.imaging.fuse import Bank, fuse
 from stackd.imaging.psf import Psf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
+from stackd.imaging.stars import Stars
 from stackd.jobs.align import UNSATURATED_SHARE, Aligned
 
 LARGEST_EXCESS = 0.01  # of a star's light in an aperture, for its check to tell of the network and not of the frames
@@ -38,6 +40,7 @@ ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
 AFFORDABLE_PX = 48_000_000  # of all bands and orientations together: the network's work of a minute on two cores
+SATURATION_REACH_PX = 6  # so far from saturated pixels the stack tells of their charge, not of stars
 COMMON_MARGIN = 3.0  # what all stars have in common may be the wings' fault: it may be so many times the tolerance
 NO_SHAPE = "no star shape could be measured (too few stars, or trailed or very sharp ones): the network is left out,"
 CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
@@ -95,7 +98,7 @@ def restore(
     clean, changed, fluxes = _close(aligned, stacks, np.stack([b.image for b in bands]), restorer.target_fwhm_px)
     strength, warnings = _allowed_strength(settings, changed, fluxes)
     warnings += _outside_training(aligned, restorer)
-    sigma = np.stack([b.sigma for b in bands])
+    clean, sigma = _without_holes(clean, np.stack([b.sigma for b in bands]), stacks)
     clean, sigma, too_sharp = _at_wanted_width(clean, sigma, restorer.target_fwhm_px, settings["target_fwhm_px"])
     warnings += too_sharp
     restored, claimed = _mixed(clean, plain, strength), _mixed(sigma, plain_sigma, strength)
@@ -158,8 +161,8 @@ def _close(
     weights = np.mean(aligned.noise_adu**-2.0, axis=0)
     psf = mean_psf(aligned.psfs, weights)
     kernel = stack_blur(clean.shape[1:], aligned.psfs, weights, target_fwhm_px)
-    usable = _unsaturated(aligned)
-    x, y = aligned.stars.x[usable], aligned.stars.y[usable]
+    saturated = _near_saturation(aligned)
+    x, y = _outside(saturated, aligned.stars)
     excess = _excess(aligned, weights, x, y)
     alike = np.abs(excess(aperture_px(psf))) < LARGEST_EXCESS
     noise_adu = [float(np.nanmin(stack.noise)) for stack in stacks]
@@ -169,8 +172,8 @@ def _close(
     again = np.stack([reblurred(image, kernel) for image in clean])
     plain = np.stack([stack.mean for stack in stacks])
     closed = close_fluxes(
-        clean, plain, again, psf, x[bright], y[bright], flux[:, bright], noise_adu, target_fwhm_px,
-        lambda radius_px: excess(radius_px)[bright],
+        clean, plain, np.where(saturated, plain, again), psf, x[bright], y[bright], flux[:, bright], noise_adu,
+        target_fwhm_px, lambda radius_px: excess(radius_px)[bright],
     )  # fmt: skip
 
     def checked(seen: list[Image] | Image) -> FluxCheck | None:
@@ -180,12 +183,28 @@ def _close(
     return closed, checked(again), checked([reblurred(image, kernel) for image in closed])
 
 
-def _unsaturated(aligned: Aligned) -> NDArray[np.bool_]:
-    """(stars,): those that reach the sensor's limit in no band of the reference."""
-    rows, columns = (np.round(v).astype(int) for v in (aligned.stars.y, aligned.stars.x))
-    around = np.ones((3, 3), np.uint8)
-    peak = np.max([cv2.dilate(np.nan_to_num(band), around)[rows, columns] for band in aligned.single], axis=0)
-    return peak < UNSATURATED_SHARE * aligned.saturation_adu
+def _near_saturation(aligned: Aligned) -> NDArray[np.bool_]:
+    """(H, W): where the reference reaches the sensor's limit in any band, and as far around as its charge spreads: a
+    column that bleeds beside a star would else pass for light that the star has too much of."""
+    full = np.nan_to_num(aligned.single).max(0) >= UNSATURATED_SHARE * aligned.saturation_adu
+    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * SATURATION_REACH_PX + 1,) * 2)
+    return cv2.dilate(full.astype(np.uint8), around) > 0
+
+
+def _outside(saturated: NDArray[np.bool_], stars: Stars) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x, y (px) of the stars whose peak does not lie there."""
+    rows, columns = (np.round(v).astype(int) for v in (stars.y, stars.x))
+    usable = ~saturated[rows, columns]
+    return stars.x[usable], stars.y[usable]
+
+
+def _without_holes(clean: Image, sigma: Image, stacks: list[Stack]) -> tuple[Image, Image]:
+    """The bands nowhere darker than any sky around: beside bleeding and very bright stars the network digs holes. The
+    error is no less there than what was mended."""
+    noise = [np.maximum(stack.noise, pixel_noise(band)) for stack, band in zip(stacks, clean)]
+    darkest = np.stack([darkest_around(stack.mean, own) for stack, own in zip(stacks, noise)])
+    filled = np.maximum(clean, darkest)
+    return filled, np.maximum(sigma, filled - clean)
 
 
 def _excess(aligned: Aligned, weights: NDArray[np.float64], x, y) -> Callable[[float], NDArray[np.float64]]:

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from stackd.imaging.closure import (
     APERTURES_PX,
+    LARGEST_CORRECTION,
     NETWORK_FLUX_ERROR,
     RING_APERTURES,
     check_fluxes,
     close_fluxes,
+    darkest_around,
     mean_psf,
     reblurred,
     stack_blur,
@@ -320,6 +322,43 @@ def test_bright_stars_that_differ_in_width_keep_their_light(sky: Sky) -> None:
     columns, rows = np.rint(sky.x).astype(int), np.rint(sky.y).astype(int)
     added = np.array([(closed - picture)[r - 5 : r + 6, c - 5 : c + 6].sum() for r, c in zip(rows, columns)])
     assert np.std(added / sky.flux[0]) < 0.002
+
+
+@pytest.mark.parametrize("column_adu", [-2e5, 2e5])
+def test_a_misread_star_is_not_put_out(sky: Sky, column_adu: float) -> None:
+    """What is no star (a bleeding column) fills a star's ring or aperture: at most half of its light is given or
+    taken, and the others are left alone."""
+    star = len(sky.x) // 2
+    picture, stack = sky.truth(TARGET_PX)[0], plain_stack(sky)
+    stack[:, round(sky.x[star]) + 8 : round(sky.x[star]) + 10] -= np.float32(column_adu)
+    flux = stars_in_stack(plain_stack(sky), 3.0, STARS, sky.x, sky.y)[0]
+
+    closed = close_band(picture, stack, seen_again(sky), STARS, sky.x, sky.y, flux, 0.01, TARGET_PX)
+
+    columns, rows = np.rint(sky.x).astype(int), np.rint(sky.y).astype(int)
+    added = np.array([(closed - picture)[r - 5 : r + 6, c - 5 : c + 6].sum() for r, c in zip(rows, columns)])
+    assert np.abs(added / sky.flux[0]).max() < LARGEST_CORRECTION + 0.02
+    far = np.abs(sky.x - sky.x[star]) > 40
+    assert far.sum() > 5
+    assert np.abs(added / sky.flux[0])[far].max() < 0.02
+
+
+def test_no_light_is_darker_than_the_sky_around(sky: Sky, rng: np.random.Generator) -> None:
+    """The truth and a sky with a dark lane pass; the limit lies a few sigma below the darkest sky around, and where
+    nobody saw anything there is none."""
+    noise = np.full(SHAPE, 10.0, np.float32)
+    ground = np.where(np.arange(SHAPE[1]) < 60, 0, 500).astype(np.float32)
+    truth = sky.truth(TARGET_PX)[0] + ground
+    stack = (plain_stack(sky) + ground + rng.normal(0, 10, SHAPE)).astype(np.float32)
+    stack[:70, 120:] = np.nan
+
+    darkest = darkest_around(stack, noise)
+
+    assert (truth > darkest).all()
+    assert darkest[100, 50] == pytest.approx(-40, abs=20)
+    assert darkest[150, 160] == pytest.approx(500 - 40, abs=20)
+    assert darkest[10, 185] == -np.inf
+    assert (darkest_around(np.full(SHAPE, np.nan, np.float32), noise) == -np.inf).all()
 
 
 def test_what_all_stars_lack_alike_is_left(sky: Sky) -> None:

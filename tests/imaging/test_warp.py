@@ -64,6 +64,19 @@ def test_what_was_not_seen_is_nan_and_does_not_ring():
     assert footprint.sum() > 0.7 * frame.size
 
 
+def test_beside_a_saturated_column_the_sky_stays_as_light_as_it_was():
+    """A column that bleeds: nothing is darker than the darkest pixel around, and stars keep their light."""
+    rng = np.random.default_rng(23)
+    frame = rng.normal(100, 5, SHAPE).astype(np.float32)
+    frame[30:90, 74:77] = 60000
+
+    moved, footprint = apply_transform(frame, transform(similarity(0, 2.4, 3.3)), SHAPE)
+
+    assert moved[footprint].min() >= frame.min()
+    assert moved[footprint].max() > 60000
+    assert np.mean(moved[100:, 5:-5]) == pytest.approx(100, abs=0.2)
+
+
 def test_colour_moves_together_and_onto_another_size():
     """Bands of (3, H, W) share one footprint; the grid need not be the frame's."""
     frame = np.random.default_rng(22).normal(0, 1, (3, *SHAPE)).astype(np.float32)
