@@ -37,7 +37,7 @@ NETWORK_FLUX_ERROR = 0.05  # of a bright star's light: how well the network know
 LARGEST_CORRECTION = 0.7  # of a star's light: what seems to lack more was misread (a bleeding column, an edge)
 CHECKING_SNR = 100.0  # below it an aperture's noise would pass for a change
 DARKNESS_REACH_PX = 32  # no light is darker than the darkest sky so far around
-DARKNESS_SIGMA = 4.0  # below it: less may be noise
+DARKNESS_SMOOTHING_PX = 2.0  # so that noise does not decide what is darkest
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +137,19 @@ def close_fluxes(
     return np.stack(closed)
 
 
-def darkest_around(stack: Image, noise: Image) -> Image:
-    """(H, W): what a picture of this plain stack cannot go below; -inf where nothing was seen.
+def darkest_around(stack: Image) -> Image:
+    """(H, W): the darkest sky around each pixel of a plain stack; -inf where nothing was seen.
 
     A scene is light on a sky, and the stack is that scene blurred, so nothing in it is darker than the darkest sky of
-    a neighbourhood far wider than the blur. `noise` (H, W) is what the picture or the stack may have at a pixel.
+    a neighbourhood far wider than the blur.
     """
-    seen = np.isfinite(stack) & np.isfinite(noise)
+    seen = np.isfinite(stack)
     if not seen.any():
         return np.full(stack.shape, -np.inf, np.float32)
-    level = cv2.GaussianBlur(np.where(seen, stack, np.median(stack[seen])).astype(np.float32), (0, 0), 1.0)
-    around = np.ones((2 * DARKNESS_REACH_PX + 1,) * 2, np.uint8)
-    darkest = cv2.erode(np.where(seen, level, np.float32(np.inf)), around)
-    return np.where(seen, darkest - DARKNESS_SIGMA * noise, -np.inf).astype(np.float32)
+    filled = np.where(seen, stack, np.median(stack[seen])).astype(np.float32)
+    level = np.where(seen, cv2.GaussianBlur(filled, (0, 0), DARKNESS_SMOOTHING_PX), np.float32(np.inf))
+    darkest = cv2.erode(level, np.ones((2 * DARKNESS_REACH_PX + 1,) * 2, np.uint8))
+    return np.where(seen, darkest, -np.inf).astype(np.float32)
 
 
 def widened(image: Image, from_fwhm_px: float, to_fwhm_px: float) -> Image:

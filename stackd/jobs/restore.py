@@ -40,6 +40,7 @@ ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
 AFFORDABLE_PX = 48_000_000  # of all bands and orientations together: the network's work of a minute on two cores
+HOLE_SIGMA = 4.0  # of a picture's own noise, by which it may be darker than any sky around
 SATURATION_REACH_PX = 6  # so far from saturated pixels the stack tells of their charge, not of stars
 COMMON_MARGIN = 3.0  # what all stars have in common may be the wings' fault: it may be so many times the tolerance
 NO_SHAPE = "no star shape could be measured (too few stars, or trailed or very sharp ones): the network is left out,"
@@ -199,11 +200,11 @@ def _outside(saturated: NDArray[np.bool_], stars: Stars) -> tuple[NDArray[np.flo
 
 
 def _without_holes(clean: Image, sigma: Image, stacks: list[Stack]) -> tuple[Image, Image]:
-    """The bands nowhere darker than any sky around: beside bleeding and very bright stars the network digs holes. The
-    error is no less there than what was mended."""
-    noise = [np.maximum(stack.noise, pixel_noise(band)) for stack, band in zip(stacks, clean)]
-    darkest = np.stack([darkest_around(stack.mean, own) for stack, own in zip(stacks, noise)])
-    filled = np.maximum(clean, darkest)
+    """The bands nowhere darker than any sky around, but for noise: beside bleeding, lopsided and very bright stars the
+    network digs holes. The error is no less there than what was mended."""
+    darkest = np.stack([darkest_around(stack.mean) for stack in stacks])
+    noise = np.stack([np.maximum(stack.noise, HOLE_SIGMA * pixel_noise(band)) for stack, band in zip(stacks, clean)])
+    filled = np.where(clean < darkest - noise, darkest, clean)
     return filled, np.maximum(sigma, filled - clean)
 
 
