@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 EDGE_PX = 2  # rim of the footprint given up: there half of the Lanczos kernel's light is made up
-KERNEL_PX = 9  # box of the pixels that an interpolated value may come from
+DARKEST_PX = 33  # box whose darkest pixel bounds what is interpolated: so wide that noise hardly ever meets it
 FILL_ROUNDS = 4
 
 
@@ -51,8 +51,8 @@ def apply_transform(
     """Resample image (H, W) or (3, H, W) onto a grid of `shape` (H, W).
 
     Gives the image there, NaN where nothing was seen, and the footprint, bool (H, W). Lanczos
-    interpolation over 8 x 8 pixels, never darker than all of them: beside a saturated column it would
-    dig holes. NaN holes and the outside are filled smoothly beforehand and cut out again with a rim of
+    interpolation over 8 x 8 pixels, never darker than all pixels around: beside a saturated column it
+    would dig holes. NaN holes and the outside are filled smoothly beforehand and cut out again with a rim of
     two pixels, so that neither rings into what was seen. Surface brightness is kept. The identity gives
     an unchanged copy.
     """
@@ -70,7 +70,7 @@ def apply_transform(
 def _warp(plane: NDArray[np.float32], matrix: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float32]:
     size, border = (shape[1], shape[0]), cv2.BORDER_REFLECT
     moved = cv2.warpAffine(plane, matrix, size, flags=cv2.INTER_LANCZOS4, borderMode=border)
-    darkest = cv2.erode(plane, np.ones((KERNEL_PX, KERNEL_PX), np.uint8))
+    darkest = cv2.erode(plane, np.ones((DARKEST_PX, DARKEST_PX), np.uint8))
     return np.maximum(moved, cv2.warpAffine(darkest, matrix, size, flags=cv2.INTER_NEAREST, borderMode=border))
 
 
