@@ -46,7 +46,7 @@ from stackd.errors import ConfigError, StackdError
 from stackd.imaging import judge
 from stackd.imaging.debayer import debayer
 from stackd.imaging.psf import FWHM_PER_SIGMA, Psf
-from stackd.imaging.quality import measure_sky
+from stackd.imaging.quality import measure_sky, robust_scatter
 from stackd.imaging.register import find_transform
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 from stackd.imaging.stars import Stars, find_stars
@@ -511,8 +511,7 @@ def _photometry(picture: Image, sky: Sky, deep: Deep) -> tuple[float, dict[str, 
 def _scatter_mag(ratio: NDArray[np.float64]) -> float:
     if len(ratio) < 5:
         return np.nan
-    magnitudes = -2.5 * np.log10(ratio)
-    return float(1.4826 * np.median(np.abs(magnitudes - np.median(magnitudes))))
+    return robust_scatter(-2.5 * np.log10(ratio))
 
 
 def _found(peaks: Peaks) -> dict[str, float]:

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from stackd.imaging.fuse import PAD_PX, padded, padded_shape
 from stackd.imaging.photometry import star_fluxes
 from stackd.imaging.psf import Psf, gaussian_otf, target_otf
-from stackd.imaging.quality import measure_sky
+from stackd.imaging.quality import measure_sky, robust_scatter
 from stackd.imaging.skies import blur, splat, splat_otf
 
 Image = NDArray[np.float32]
@@ -175,8 +175,7 @@ def check_fluxes(
     if usable.sum() < LEAST_STARS:
         return None
     magnitudes = -2.5 * np.log10(ratio[usable])
-    middle = float(np.median(magnitudes))
-    return FluxCheck(middle, float(1.4826 * np.median(np.abs(magnitudes - middle))), int(usable.sum()))
+    return FluxCheck(float(np.median(magnitudes)), robust_scatter(magnitudes), int(usable.sum()))
 
 
 @dataclass(frozen=True, slots=True)

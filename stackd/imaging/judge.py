@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from stackd.imaging.cells import cells_of, medians_of
 from stackd.imaging.psf import FWHM_PER_SIGMA, Psf
+from stackd.imaging.quality import robust_scatter
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
 Image = NDArray[np.float32]
@@ -116,7 +117,7 @@ def flux_error(light: Image, truth: Truth) -> tuple[float, float]:
     if good.sum() < 5:
         return np.nan, np.nan
     error = -2.5 * np.log10(got[good] / wanted[good])
-    return float(np.median(error)), float(1.4826 * np.median(np.abs(error - np.median(error))))
+    return float(np.median(error)), robust_scatter(error)
 
 
 def peaks(

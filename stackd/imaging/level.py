@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stackd.imaging.cells import cells_of, medians_of
+from stackd.imaging.quality import MAD_TO_SIGMA
 
 Image = NDArray[np.float32]
 CELL_PX = 32
@@ -61,6 +62,6 @@ def _robust_fit(design: NDArray[np.float64], values: NDArray[np.float64]) -> NDA
     for _ in range(ROUNDS):
         terms, *_ = np.linalg.lstsq(design * weight[:, None], values * weight, rcond=None)
         residual = np.abs(values - design @ terms)
-        scale = 1.4826 * np.median(residual) + 1e-9
+        scale = MAD_TO_SIGMA * np.median(residual) + 1e-9
         weight = np.sqrt(1 / np.maximum(1, residual / (1.5 * scale)))
     return terms

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stackd.imaging.psf import DEFAULT_BETA, FWHM_PER_SIGMA, Psf
+from stackd.imaging.quality import robust_scatter
 
 Image = NDArray[np.float32]
 
@@ -186,7 +187,7 @@ def _narrowest_group(widths: _Widths) -> NDArray[np.intp]:
     enough = max(GROUP_SHARE * density.max(), min(GROUP_LEAST, 0.5 * density.max()))
     width, reach = grid[_first_top(density, enough)], np.minimum(2 * error, 4 * SAME_WIDTH)
     near = log_px[np.abs(log_px - width) < 0.25]
-    spread = 1.4826 * np.median(np.abs(near - np.median(near)))
+    spread = robust_scatter(near)
     if spread > WIDE_SPREAD and len(near) >= MANY:
         width = np.quantile(log_px[np.abs(log_px - width) < 0.45], NARROW_QUANTILE)
     return np.nonzero(sure)[0][np.abs(log_px - width) < reach]

@@ -25,6 +25,11 @@ class Sky:
     noise_adu: float
 
 
+def robust_scatter(values: NDArray[np.float64]) -> float:
+    """Standard deviation by the median absolute deviation from the median, which outliers leave alone."""
+    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
+
+
 def measure_sky(image: NDArray[np.float32]) -> Sky:
     """Sky level and pixel noise by sigma clipping about the median; NaN and infinities are left out.
 

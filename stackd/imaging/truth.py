@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label, zoom
 from scipy.spatial import cKDTree
 
+from stackd.imaging.quality import MAD_TO_SIGMA, robust_scatter
 from stackd.imaging.skies import Sky
 
 Image = NDArray[np.float32]
@@ -82,7 +83,7 @@ def _width_at(plane: Image, x: float, y: float, saturation: float) -> float | No
     if stamp.shape != (2 * reach + 1,) * 2 or not np.isfinite(stamp).all():
         return None
     edge = np.concatenate([stamp[:2].ravel(), stamp[-2:].ravel(), stamp[:, :2].ravel(), stamp[:, -2:].ravel()])
-    around, spread = np.median(edge), 1.4826 * np.median(np.abs(edge - np.median(edge)))
+    around, spread = np.median(edge), robust_scatter(edge)
     fine = zoom(stamp - around, FINER, order=3)
     peak = float(fine[3 * FINER : -3 * FINER, 3 * FINER : -3 * FINER].max())
     if peak < STANDS_OUT * spread or peak + around > saturation:
@@ -109,7 +110,7 @@ def _fit_of(image: Image, truth: Image) -> tuple[Image, float]:
     for _ in range(ROUNDS):
         terms, *_ = np.linalg.lstsq(design * weight[:, None], got[seen] * weight, rcond=None)
         residual = got[seen] - design @ terms
-        trust = np.hypot(1.4826 * np.median(np.abs(residual)) + 1e-12, RELATIVE * terms[0] * design[:, 0])
+        trust = np.hypot(MAD_TO_SIGMA * np.median(np.abs(residual)) + 1e-12, RELATIVE * terms[0] * design[:, 0])
         weight = 1 / (trust * (1 + (residual / trust) ** 2) ** 0.25)
     scale = 1 / terms[0] if terms[0] > 0 else 1.0  # not above zero: nothing of the truth is in this picture
     ground = terms[1] + terms[2] * columns + terms[3] * rows[:, None]
