@@ -52,9 +52,9 @@ def apply_transform(
 
     Gives the image there, NaN where nothing was seen, and the footprint, bool (H, W). Lanczos
     interpolation over 8 x 8 pixels, never darker than all pixels around: beside a saturated column it
-    would dig holes. NaN holes and the outside are filled smoothly beforehand and cut out again with a rim of
-    two pixels, so that neither rings into what was seen. Surface brightness is kept. The identity gives
-    an unchanged copy.
+    would dig holes. NaN holes and the outside are filled smoothly beforehand and cut out again with a
+    rim of two pixels, so that neither rings into what was seen. Surface brightness is kept. The
+    identity gives an unchanged copy.
     """
     planes = image[np.newaxis] if image.ndim == 2 else image
     seen = np.isfinite(planes).all(axis=0)

@@ -40,9 +40,9 @@ ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance
 AFFORDABLE_PX = 48_000_000  # of all bands and orientations together: the network's work of a minute on two cores
+COMMON_MARGIN = 3.0  # what all stars have in common may be the wings' fault: it may be so many times the tolerance
 HOLE_SIGMA = 4.0  # of a picture's own noise, by which it may be darker than any sky around
 SATURATION_REACH_PX = 6  # so far from saturated pixels the stack tells of their charge, not of stars
-COMMON_MARGIN = 3.0  # what all stars have in common may be the wings' fault: it may be so many times the tolerance
 NO_SHAPE = "no star shape could be measured (too few stars, or trailed or very sharp ones): the network is left out,"
 CLASSIC_WARNING = "the network of 2019 knows no star shapes, fluxes or errors: sigma is the plain stack's"
 

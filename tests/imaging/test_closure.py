@@ -326,8 +326,8 @@ def test_bright_stars_that_differ_in_width_keep_their_light(sky: Sky) -> None:
 
 @pytest.mark.parametrize("column_adu", [-2e5, 2e5])
 def test_a_misread_star_is_not_put_out(sky: Sky, column_adu: float) -> None:
-    """What is no star (a bleeding column) fills a star's ring or aperture: at most half of its light is given or
-    taken, and the others are left alone."""
+    """What is no star (a bleeding column) fills a star's ring or aperture: no more than LARGEST_CORRECTION of its
+    light is given or taken, and stars far from it are left alone."""
     star = len(sky.x) // 2
     picture, stack = sky.truth(TARGET_PX)[0], plain_stack(sky)
     stack[:, round(sky.x[star]) + 8 : round(sky.x[star]) + 10] -= np.float32(column_adu)

@@ -65,7 +65,7 @@ def test_what_was_not_seen_is_nan_and_does_not_ring():
 
 
 def test_beside_a_saturated_column_the_sky_stays_as_light_as_it_was():
-    """A column that bleeds: nothing is darker than the darkest pixel around, and stars keep their light."""
+    """A column that bleeds: nothing is darker than the darkest pixel, and the sky keeps its level."""
     rng = np.random.default_rng(23)
     frame = rng.normal(100, 5, SHAPE).astype(np.float32)
     frame[30:90, 74:77] = 60000

@@ -271,8 +271,9 @@ def test_a_star_saturated_in_one_band_is_saturated(colour_field: Aligned) -> Non
     np.testing.assert_array_equal(saturated[distance_px <= restore.SATURATION_REACH_PX - 1], True)
     np.testing.assert_array_equal(saturated[distance_px >= restore.SATURATION_REACH_PX + 1], False)
     assert stars.x[star] not in x
-    far = np.hypot(stars.x - column, stars.y - row) > restore.SATURATION_REACH_PX + 1
-    np.testing.assert_array_equal(np.stack([x, y])[:, np.hypot(x - column, y - row) > 7], [stars.x[far], stars.y[far]])
+    everywhere, kept = np.stack([stars.x, stars.y]), np.stack([x, y])
+    far, kept_far = (np.hypot(a - column, b - row) > restore.SATURATION_REACH_PX + 1 for a, b in (everywhere, kept))
+    np.testing.assert_array_equal(kept[:, kept_far], everywhere[:, far])
 
 
 def test_a_bleeding_column_puts_out_no_star(colour_field: Aligned) -> None:
@@ -403,8 +404,11 @@ def test_wider_stars_are_to_be_had(light_paths: tuple[str, ...], run: Run) -> No
     assert widths[1] == pytest.approx(3.5, rel=0.1)
     assert image(wide, "restored").sum() == pytest.approx(image(folder, "restored").sum(), rel=0.01)
     assert not any("target_fwhm_px" in line for line in soft["warnings"])
-    # the same nearly everywhere: the stand-in's map rings at the edges, where it is mended
-    assert np.median(image(wide, "sigma")) == pytest.approx(np.median(image(folder, "sigma")), rel=1e-3)
+    # the same everywhere there, but for where the stand-in's map rings at the edges and is mended
+    claimed = image(folder, "sigma")
+    unmended = cv2.dilate((claimed != claimed.min()).astype(np.uint8), np.ones((17, 17), np.uint8)) == 0
+    assert unmended.mean() > 0.6
+    np.testing.assert_allclose(image(wide, "sigma")[unmended], claimed[unmended], rtol=1e-3)
 
 
 def test_sharper_stars_than_the_models_are_not_invented(light_paths: tuple[str, ...], run: Run) -> None:
