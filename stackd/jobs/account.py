@@ -14,7 +14,7 @@ import numpy as np
 from stackd.disk.frame import Frame, Image
 from stackd.disk.writer import Product
 from stackd.imaging.closure import FluxCheck
-from stackd.imaging.psf import fit_psf
+from stackd.imaging.psf_fit import fit_psf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
 from stackd.jobs.align import UNSATURATED_SHARE, Aligned

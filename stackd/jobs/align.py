@@ -20,7 +20,8 @@ from stackd.imaging.debayer import debayer
 from stackd.imaging.level import light_ratio, tilt_between
 from stackd.imaging.photometry import relative_light, star_fluxes
 from stackd.imaging.points import Points, find_points
-from stackd.imaging.psf import Psf, fit_psf
+from stackd.imaging.psf import Psf
+from stackd.imaging.psf_fit import fit_psf
 from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise, share_at_black
 from stackd.imaging.register import Registration, register_set
 from stackd.imaging.stars import Stars

@@ -1,12 +1,15 @@
 """The star profile: its algebra against plain sums, and its fit against stars drawn by another hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stackd.imaging.psf import Psf, fit_psf, frequencies, gaussian_otf, target_otf, transfer
+from stackd.imaging.psf import Psf, frequencies, gaussian_otf, target_otf, transfer
+from stackd.imaging.psf_fit import fit_psf
 
 SHAPE = (220, 240)
 NOISE_ADU = 5.0
@@ -170,6 +173,45 @@ def test_the_fit_finds_the_shape_of_the_stars(psf: Psf, rng: np.random.Generator
     turned = (found.angle_rad - psf.angle_rad + np.pi / 2) % np.pi - np.pi / 2
     assert psf.ellipticity == 0 or abs(turned) < 0.1
     assert found.stars > 20
+
+
+def lopsided(places: NDArray[np.float64], fluxes: NDArray[np.float64], shape=SHAPE) -> NDArray[np.float64]:
+    """Stars with a tail to the right and down, whose centre of light is their place."""
+    parts = ((0.7, -0.6, -0.3), (0.3, 1.4, 0.7))
+    return sum(draw(places + np.array([dx, dy]), share * fluxes, Psf(2.2, 3.0), shape) for share, dx, dy in parts)
+
+
+@pytest.mark.parametrize("noise_adu", [NOISE_ADU, 10 * NOISE_ADU])
+def test_the_shape_of_lopsided_stars_is_known(noise_adu: float, rng: np.random.Generator) -> None:
+    """A tail that no ellipse has: the table beside the profile leaves less than a third of what the profile leaves."""
+    places, fluxes = grid_of_stars(rng)
+    truth = lopsided(np.array([[12.0, 12.0]]), np.ones(1), (25, 25))
+    image = (lopsided(places, fluxes) + rng.normal(0, noise_adu, SHAPE)).astype(np.float32)
+
+    found = fit_psf(image, places[:, 0], places[:, 1], fluxes, noise_adu)
+
+    assert found is not None
+    wrong = np.abs(found.stamp(12) - truth).sum()
+    without = np.abs(replace(found, table=None).stamp(12) - truth).sum()
+    assert wrong < without / 3
+    assert wrong < 0.04
+    assert found.stamp(12).sum() == pytest.approx(1)
+    assert found.stamp(3).sum() == pytest.approx(1)
+    cut = found.stamp(12)[9:16, 9:16]
+    np.testing.assert_allclose(found.stamp(3), cut / cut.sum(), atol=1e-12)
+
+
+def test_the_table_holds_no_noise_and_needs_stars(rng: np.random.Generator) -> None:
+    """Moffat stars leave next to nothing in it, seven stars none, and a neighbour of a few of them is not theirs."""
+    places, fluxes = grid_of_stars(rng)
+    image = draw(places, fluxes, Psf(2.8, 3.2, 0.1, 0.5))
+    image += draw(places[::6] + np.array([4.0, 0.0]), 0.2 * fluxes[::6], Psf(2.8, 3.2))
+
+    found, few = fitted(image, places, fluxes, rng), fitted(image, places[1:6], fluxes[1:6], rng)
+
+    assert found is not None and few is not None
+    assert few.table is None
+    assert np.abs(found.table).max() < 0.005 * found.stamp(12).max()
 
 
 def test_faint_neighbours_do_not_pass_for_wings(rng: np.random.Generator) -> None:

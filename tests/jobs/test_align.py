@@ -9,7 +9,8 @@ import pytest
 from stackd.disk.frame import Frame
 from stackd.errors import SetError
 from stackd.imaging.camera import Exposure
-from stackd.imaging.psf import Psf, fit_psf
+from stackd.imaging.psf import Psf
+from stackd.imaging.psf_fit import fit_psf
 from stackd.imaging.warp import compose, invert
 from stackd.jobs import align as align_room
 from stackd.jobs.align import Aligned, align
