@@ -6,6 +6,7 @@ best the plain stack of a set; must not know frames.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -59,12 +60,19 @@ class _Widths:
     misfit: NDArray[np.float64]
 
 
-def find_points(image: Image, noise_adu: float, saturation_adu: float, usual_fwhm_px: float) -> Points:
+def find_points(
+    image: Image,
+    noise_adu: float,
+    saturation_adu: float,
+    usual_fwhm_px: float,
+    real: NDArray[np.bool_] | Literal[True] = True,
+) -> Points:
     """The peaks (of the thousand clearest) that are as narrow as stars; none where no group of widths stands out.
 
-    `usual_fwhm_px` is what peaks of this picture measure at first sight: only its rough size matters.
+    `usual_fwhm_px` is what peaks of this picture measure at first sight: only its rough size matters. `real` (H, W)
+    tells where a peak can be a star's.
     """
-    rows, columns, contrast = _peaks(image, noise_adu, saturation_adu, usual_fwhm_px)
+    rows, columns, contrast = _peaks(image, noise_adu, saturation_adu, usual_fwhm_px, real)
     if len(rows) < LEAST_POINTS:
         return Points(*(np.zeros(0) for _ in range(4)))
     dx, dy = _within_pixel(contrast, rows, columns)
@@ -75,7 +83,7 @@ def find_points(image: Image, noise_adu: float, saturation_adu: float, usual_fwh
     )
 
 
-def _peaks(image: Image, noise_adu: float, saturation_adu: float, usual_fwhm_px: float):
+def _peaks(image: Image, noise_adu: float, saturation_adu: float, usual_fwhm_px: float, real):
     """Rows and columns of local maxima between two blurs, clearest first, and that contrast (H, W)."""
     seen = np.isfinite(image)
     filled = np.where(seen, image, 0).astype(np.float32)
@@ -85,7 +93,7 @@ def _peaks(image: Image, noise_adu: float, saturation_adu: float, usual_fwhm_px:
     window = np.ones((2 * FIRST_RADIUS_PX + 1,) * 2, np.uint8)
     inside = cv2.erode(seen.astype(np.uint8), window, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     threshold = PEAK_SIGMA * noise_adu / (sigma_px / 1.2)
-    found = (contrast >= highest) & (inside > 0) & (contrast > threshold) & (filled < saturation_adu)
+    found = (contrast >= highest) & (inside > 0) & (contrast > threshold) & (filled < saturation_adu) & real
     rows, columns = np.nonzero(found)
     order = np.argsort(-contrast[rows, columns], kind="stable")[:MOST_PEAKS]
     return rows[order], columns[order], contrast

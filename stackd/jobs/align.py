@@ -188,21 +188,28 @@ def _all_in_place(registration: Registration, count: int) -> Registration:
     )
 
 
+def _shown(moved: dict[int, Image], noise_adu, sigmas: float) -> NDArray[np.bool_]:
+    """(H, W): where two frames more than one show light, or, of three and fewer, most; it counts as light from so many
+    sigmas of a pixel on, over 3 x 3 of them."""
+    seen, bright = np.uint8(0), np.uint8(0)
+    for k, image in moved.items():
+        plane = image.mean(0)
+        seen = seen + np.isfinite(plane)
+        # a single NaN would spread over all that the running sums reach
+        bright = bright + (cv2.blur(np.nan_to_num(plane), (3, 3)) > sigmas * noise_adu[k])
+    # clouds may hide a star from most frames, but chance hardly shows one in two more
+    return bright > np.minimum(0.6 * seen, 2)
+
+
 def _seen_again(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
     """The reference's stars without what stands in that frame alone, such as cosmic rays."""
     rows, columns = np.round(stars.y).astype(int), np.round(stars.x).astype(int)
-    seen, bright = np.zeros(len(stars)), np.zeros(len(stars))
-    for k, image in moved.items():
-        plane = image.mean(0)
-        seen += np.isfinite(plane[rows, columns])
-        # a single NaN would spread over all that the running sums reach
-        bright += cv2.blur(np.nan_to_num(plane), (3, 3))[rows, columns] > noise_adu[k]
-    # clouds may hide a star from most frames, but chance hardly shows one in two more
-    return stars.take(bright > np.minimum(0.6 * seen, 2))
+    return stars.take(_shown(moved, noise_adu, 1.0)[rows, columns])
 
 
 def _points(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float) -> Points:
-    """The true stars of the set, told from knots of nebula on the mean of its frames, where widths are surest."""
+    """The true stars of the set, told from knots of nebula on the mean of its frames, where widths are surest, and from
+    cosmic rays and noise, which are narrower still, by standing in several frames."""
     total, weights = np.float32(0), np.float32(0)
     for k, image in moved.items():
         plane = image.mean(0)
@@ -210,7 +217,8 @@ def _points(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float)
         total, weights = total + np.nan_to_num(plane) * weight, weights + weight
     mean = np.where(weights > 0, total / np.maximum(weights, 1e-12), np.nan).astype(np.float32)
     usual_px = float(np.median(stars.fwhm_px[:BRIGHT])) if len(stars) else 0.0
-    return find_points(mean, float(weights.max() ** -0.5), UNSATURATED_SHARE * saturation, usual_px)
+    real = _shown(moved, noise_adu, 0.5)  # what the mean shows well is faint in each frame
+    return find_points(mean, float(weights.max() ** -0.5), UNSATURATED_SHARE * saturation, usual_px, real)
 
 
 def _psfs(

@@ -304,6 +304,26 @@ def test_too_few_stars_give_no_shape() -> None:
         assert row.light == pytest.approx(exposure.transparency / clear, rel=0.1)
 
 
+def test_sharp_noise_is_no_star() -> None:
+    """A phone's night, cut off at black: single bright pixels in every frame, far more of them than stars, are narrower
+    than any star. The star shape is the stars'."""
+    exposures = in_place(6, fwhm_px=(5.0, 5.5), beta=(3.0, 3.5))
+    rng = np.random.default_rng(7)
+    frames = []
+    for frame in frames_of(exposures):
+        black = np.quantile(frame.pixels, 0.9)
+        sparks = (rng.random(SHAPE) < 2e-3) * rng.uniform(300, 3000, SHAPE)
+        frames.append(with_pixels(frame, np.maximum(frame.pixels - black, 0) + sparks))
+
+    aligned = brought(frames)
+
+    assert aligned.psfs is not None
+    assert len(aligned.points) > 5
+    assert min(aligned.points.fwhm_px) > 4.0
+    for psf in aligned.psfs:
+        assert 4.0 < psf.fwhm_px < 6.0
+
+
 def test_half_of_the_shapes_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clouds hide the stars of two frames of four: the clear ones' shapes serve all; one's alone do not."""
     fits = {"clear": 2}
