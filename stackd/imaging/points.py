@@ -6,7 +6,6 @@ best the plain stack of a set; must not know frames.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -65,14 +64,14 @@ def find_points(
     noise_adu: float,
     saturation_adu: float,
     usual_fwhm_px: float,
-    real: NDArray[np.bool_] | Literal[True] = True,
+    shown: NDArray[np.bool_] | bool = True,
 ) -> Points:
     """The peaks (of the thousand clearest) that are as narrow as stars; none where no group of widths stands out.
 
-    `usual_fwhm_px` is what peaks of this picture measure at first sight: only its rough size matters. `real` (H, W)
-    tells where a peak can be a star's.
+    `usual_fwhm_px` is what peaks of this picture measure at first sight: only its rough size matters. `shown` (H,
+    W) tells where a peak stands in several frames: others are no stars.
     """
-    rows, columns, contrast = _peaks(image, noise_adu, saturation_adu, usual_fwhm_px, real)
+    rows, columns, contrast = _peaks(image, noise_adu, saturation_adu, usual_fwhm_px, shown)
     if len(rows) < LEAST_POINTS:
         return Points(*(np.zeros(0) for _ in range(4)))
     dx, dy = _within_pixel(contrast, rows, columns)
@@ -83,7 +82,7 @@ def find_points(
     )
 
 
-def _peaks(image: Image, noise_adu: float, saturation_adu: float, usual_fwhm_px: float, real):
+def _peaks(image: Image, noise_adu: float, saturation_adu: float, usual_fwhm_px: float, shown):
     """Rows and columns of local maxima between two blurs, clearest first, and that contrast (H, W)."""
     seen = np.isfinite(image)
     filled = np.where(seen, image, 0).astype(np.float32)
@@ -93,7 +92,7 @@ def _peaks(image: Image, noise_adu: float, saturation_adu: float, usual_fwhm_px:
     window = np.ones((2 * FIRST_RADIUS_PX + 1,) * 2, np.uint8)
     inside = cv2.erode(seen.astype(np.uint8), window, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     threshold = PEAK_SIGMA * noise_adu / (sigma_px / 1.2)
-    found = (contrast >= highest) & (inside > 0) & (contrast > threshold) & (filled < saturation_adu) & real
+    found = (contrast >= highest) & (inside > 0) & (contrast > threshold) & (filled < saturation_adu) & shown
     rows, columns = np.nonzero(found)
     order = np.argsort(-contrast[rows, columns], kind="stable")[:MOST_PEAKS]
     return rows[order], columns[order], contrast

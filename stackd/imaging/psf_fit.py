@@ -13,7 +13,7 @@ from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
 
 from stackd.imaging.psf import DEFAULT_BETA, Psf
-from stackd.imaging.quality import MAD_TO_SIGMA
+from stackd.imaging.quality import robust_scatter
 
 LEAST_STARS = 3
 REACH_FWHM = 2.0  # pixels farther from the centre tell less of the wings than of the neighbours
@@ -25,7 +25,7 @@ NARROWEST_PX, WIDEST_PX = 1.0, 18.0
 CLEAR_PEAK_SIGMA = 5.0
 SHAPE_KNOWN = 0.02  # of a star's peak: without that floor the brightest would decide alone
 TABLE_STARS = 8  # fewer do not tell what all have alike from what each has
-TABLE_ROUNDS = 3  # of undersampled stars the first finds three quarters
+TABLE_ROUNDS = 3  # on HAT-P-32's undersampled stars one is too few, and six gain nothing
 TAPER_PX = 2.0  # over which the table ends
 CLEAR_ERRORS = 2.0  # a table that holds what is no clearer makes the maps noisier for nothing
 
@@ -166,7 +166,6 @@ def _left_alike(psf: Psf, stamps, offsets, noise_adu: float) -> NDArray[np.float
 
 def _clipped_mean(values, weights) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weighted mean over (n, size, size) without what lies 3 sigma off the median, and its error."""
-    middle = np.median(values, axis=0)
-    spread = MAD_TO_SIGMA * np.median(np.abs(values - middle), axis=0)
-    kept = weights[:, None, None] * (np.abs(values - middle) <= 3 * spread)
+    spread = robust_scatter(values, axis=0)
+    kept = weights[:, None, None] * (np.abs(values - np.median(values, axis=0)) <= 3 * spread)
     return (kept * values).sum(0) / kept.sum(0), spread * np.sqrt((kept**2).sum(0)) / kept.sum(0)

@@ -25,9 +25,10 @@ class Sky:
     noise_adu: float
 
 
-def robust_scatter(values: NDArray[np.float64]) -> float:
-    """Standard deviation by the median absolute deviation from the median, which outliers leave alone."""
-    return float(MAD_TO_SIGMA * np.median(np.abs(values - np.median(values))))
+def robust_scatter(values: NDArray[np.float64], axis: int | None = None) -> np.float64 | NDArray[np.float64]:
+    """Standard deviation, of all or along an axis, by the median absolute deviation from the median, which outliers
+    leave alone."""
+    return MAD_TO_SIGMA * np.median(np.abs(values - np.median(values, axis=axis, keepdims=True)), axis=axis)
 
 
 def measure_sky(image: NDArray[np.float32]) -> Sky:

@@ -28,6 +28,7 @@ from stackd.imaging.stars import Stars
 from stackd.imaging.warp import Transform, apply_transform, identity
 
 BRIGHT = 200  # stars enough for a mean
+CLEAR_LIGHT, FAINT_LIGHT = 1.0, 0.5  # sigmas of a pixel, in the mean of 3 x 3
 UNSATURATED_SHARE = 0.8  # of the sensor's limit that an unsaturated star's peak may reach
 LEAST_LIGHT = 0.05  # of the reference's; a frame with less adds nothing but its sky
 
@@ -97,9 +98,11 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     bands = _warp(planes, registration, used)
     moved = {k: bands[:, n] for n, k in enumerate(used)}
     progress("measure", 0.4)
-    stars = _seen_again(moved, registration.stars[registration.reference], lum_noise)
+    clearly, faintly = _shown(moved, lum_noise)
+    stars = registration.stars[registration.reference]
+    stars = stars.take(clearly[np.round(stars.y).astype(int), np.round(stars.x).astype(int)])
     widths = {k: registration.figures[k].fwhm_px for k in used}
-    points = _points(moved, stars, lum_noise, saturation)
+    points = _points(moved, stars, faintly, lum_noise, saturation)
     psfs = _psfs(moved, points, lum_noise, saturation, widths)
     light = _light(moved, registration.reference, stars, psfs)
     dim = {
@@ -188,28 +191,26 @@ def _all_in_place(registration: Registration, count: int) -> Registration:
     )
 
 
-def _shown(moved: dict[int, Image], noise_adu, sigmas: float) -> NDArray[np.bool_]:
-    """(H, W): where two frames more than one show light, or, of three and fewer, most; it counts as light from so many
-    sigmas of a pixel on, over 3 x 3 of them."""
-    seen, bright = np.uint8(0), np.uint8(0)
+def _shown(moved: dict[int, Image], noise_adu) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(H, W) twice: where two frames more than one show light, or, of three and fewer, most; clearly, and faintly, as
+    frames show what their mean shows well."""
+    shape = next(iter(moved.values())).shape[1:]
+    seen, clear, faint = (np.zeros(shape, np.uint8) for _ in range(3))
     for k, image in moved.items():
         plane = image.mean(0)
-        seen = seen + np.isfinite(plane)
+        seen += np.isfinite(plane)
         # a single NaN would spread over all that the running sums reach
-        bright = bright + (cv2.blur(np.nan_to_num(plane), (3, 3)) > sigmas * noise_adu[k])
+        light = cv2.blur(np.nan_to_num(plane), (3, 3))
+        clear += light > CLEAR_LIGHT * noise_adu[k]
+        faint += light > FAINT_LIGHT * noise_adu[k]
     # clouds may hide a star from most frames, but chance hardly shows one in two more
-    return bright > np.minimum(0.6 * seen, 2)
+    by_chance = np.minimum(np.float32(0.6) * seen, 2)
+    return clear > by_chance, faint > by_chance
 
 
-def _seen_again(moved: dict[int, Image], stars: Stars, noise_adu) -> Stars:
-    """The reference's stars without what stands in that frame alone, such as cosmic rays."""
-    rows, columns = np.round(stars.y).astype(int), np.round(stars.x).astype(int)
-    return stars.take(_shown(moved, noise_adu, 1.0)[rows, columns])
-
-
-def _points(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float) -> Points:
+def _points(moved: dict[int, Image], stars: Stars, shown: NDArray[np.bool_], noise_adu, saturation: float) -> Points:
     """The true stars of the set, told from knots of nebula on the mean of its frames, where widths are surest, and from
-    cosmic rays and noise, which are narrower still, by standing in several frames."""
+    cosmic rays and noise, which are narrower still, by being `shown` in several frames."""
     total, weights = np.float32(0), np.float32(0)
     for k, image in moved.items():
         plane = image.mean(0)
@@ -217,8 +218,7 @@ def _points(moved: dict[int, Image], stars: Stars, noise_adu, saturation: float)
         total, weights = total + np.nan_to_num(plane) * weight, weights + weight
     mean = np.where(weights > 0, total / np.maximum(weights, 1e-12), np.nan).astype(np.float32)
     usual_px = float(np.median(stars.fwhm_px[:BRIGHT])) if len(stars) else 0.0
-    real = _shown(moved, noise_adu, 0.5)  # what the mean shows well is faint in each frame
-    return find_points(mean, float(weights.max() ** -0.5), UNSATURATED_SHARE * saturation, usual_px, real)
+    return find_points(mean, float(weights.max() ** -0.5), UNSATURATED_SHARE * saturation, usual_px, shown)
 
 
 def _psfs(

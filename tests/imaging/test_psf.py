@@ -207,7 +207,7 @@ def test_the_table_holds_no_noise_and_needs_stars(rng: np.random.Generator) -> N
     image = draw(places, fluxes, Psf(2.8, 3.2, 0.1, 0.5))
     image += draw(places[::6] + np.array([4.0, 0.0]), 0.2 * fluxes[::6], Psf(2.8, 3.2))
 
-    found, few = fitted(image, places, fluxes, rng), fitted(image, places[1:6], fluxes[1:6], rng)
+    found, few = fitted(image, places, fluxes, rng), fitted(image, places[1:8], fluxes[1:8], rng)
 
     assert found is not None and few is not None
     assert few.table is None
