@@ -1,4 +1,4 @@
-"""The dozen kinds of night that pictures are judged on, made with stackd's own camera: files, and the truth.
+"""The kinds of night that pictures are judged on, made with stackd's own camera: files, and the truth.
 
 A kind and a seed give the same files each time. Skies are drawn on a canvas larger than the camera's, so that
 dithered frames see sky beyond the first one's edge.
@@ -48,6 +48,7 @@ KINDS = (
          night=Night(sky=(500, 900))),
     Kind("crowded", "a cluster", stars_per_mpx=12000),
     Kind("poor seeing", "3.4 to 5.6 px", night=Night(fwhm_px=(3.4, 5.6))),
+    Kind("sharp", "1.2 to 2 px, as short lenses give", night=Night(fwhm_px=(1.2, 2.0))),
     Kind("mixed seeing", "2 to 5 px, half the light at times", night=Night(fwhm_px=(2.0, 5.0), transparency=(0.5, 1))),
     Kind("tracking", "drift and coma", night=Night(drift_px=1.5, coma_chance=0.5)),
     Kind("dirty", "trails, cosmic rays, hot pixels",
@@ -56,6 +57,7 @@ KINDS = (
     Kind("rotated", "turned by up to 8 degrees, dithered widely", night=Night(rotation_deg=8, shift_px=24)),
     Kind("empty", "nothing but a few bright stars to align on", peak=0, stars_per_mpx=70, star_fluxes=(2e4, 2e5)),
     Kind("colour stars", "a star field, Bayer", peak=900, night=Night(bayer="RGGB")),
+    Kind("sharp colour", "1.2 to 2 px, Bayer", peak=900, night=Night(fwhm_px=(1.2, 2.0), bayer="RGGB")),
     Kind("colour nebula", "a nebula, Bayer", detail=True, peak=2500, stars_per_mpx=1500, night=Night(bayer="GBRG")),
 )  # fmt: skip
 QUICK = ("stars", "nebula", "dirty", "empty", "colour nebula")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality --out DIR [--seed N] [--pictures DIR] [--siril PATH] [--quick] [--publish]
 
-Makes capture sets of a dozen kinds of night with stackd's own camera, restores them as the daemon does, and judges
+Makes capture sets of all kinds of night with stackd's own camera, restores them as the daemon does, and judges
 one frame, the mean, the clipped plain stack, Siril where it is installed, and stackd on the same grid. Prints the
 tables and leaves them with a picture a kind in DIR; --publish rewrites docs/quality.md and docs/images too.
 """

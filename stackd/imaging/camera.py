@@ -6,7 +6,8 @@ electrons, frames out in ADU. Everything random comes from the `rng` handed in. 
 sky's own grid: pixel (y, x) of frame 0 is pixel (y, x) of the sky.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ from stackd.imaging.psf import Psf, frequencies
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
 Image = NDArray[np.float32]
+SHARP_FWHM_PX = 2.5  # stars below it are more than their values at a pixel's middle tell
+FINE = 2  # pixels per pixel and axis that such stars are drawn on
 BAYER_BANDS = {"RGGB": ((0, 1), (1, 2)), "GRBG": ((1, 0), (2, 1)), "GBRG": ((1, 2), (0, 1)), "BGGR": ((2, 1), (1, 0))}
 
 
@@ -75,12 +78,12 @@ def _one_frame(sky: Sky, night: Night, hot, rng, first: bool) -> Exposure:
     shape = sky.diffuse.shape[1:]
     matrix = np.eye(2, 3) if first else _pose(shape, night, rng)
     psf = Psf(*(rng.uniform(*r) for r in (night.fwhm_px, night.beta, night.ellipticity)), rng.uniform(0, np.pi))
-    otf = psf.otf(shape) * _aberrations(shape, night, rng)
+    optics = _random_optics(psf, night, rng)
     transparency, level = rng.uniform(*night.transparency), rng.uniform(*night.sky)
     cloudy = rng.random() < night.cloud_chance
     if cloudy:
         transparency, level = transparency * rng.uniform(0.2, 0.5), level * rng.uniform(1.5, 3)
-    light = _through_filters(sky, night, matrix, otf) * transparency
+    light = _through_filters(sky, night, matrix, optics) * transparency
     ground = level * (1 + _tilt(shape, night.gradient, rng))
     electrons = rng.poisson(np.maximum(light + ground, 0)).astype(np.float32)
     electrons += rng.normal(0, night.read_noise, light.shape).astype(np.float32) + hot.astype(np.float32)
@@ -105,41 +108,59 @@ def _pose(shape, night: Night, rng) -> NDArray[np.float64]:
     return np.column_stack([rotation, shift])
 
 
-def _aberrations(shape, night: Night, rng) -> NDArray[np.complex128]:
-    """Transfer function of what is not a Moffat: drift (a line), defocus (a disc), coma (a growing tail)."""
-    ky, kx = frequencies(shape)
-    otf = np.ones((shape[0], shape[1] // 2 + 1), complex)
-    angle = rng.uniform(0, np.pi)
-    along = ky * np.sin(angle) + kx * np.cos(angle)
-    length_px = abs(rng.normal(0, night.drift_px)) if night.drift_px else 0.0
-    otf *= np.sinc(length_px * along)
-    if rng.random() < night.defocus_chance:
-        k = 2 * np.pi * rng.uniform(0.8, 2.2) * np.hypot(ky, kx) + 1e-9
-        otf *= 2 * j1(k) / k
-    if rng.random() < night.coma_chance:
-        reach_px = rng.uniform(0.5, 2.0)
-        steps = np.arange(4)
-        weights = np.exp(-steps / 1.2)
-        tail = sum(
-            w * np.exp(-2j * np.pi * reach_px * n * along - 2 * (0.4 * n * np.pi) ** 2 * (ky**2 + kx**2) / 4)
-            for n, w in zip(steps, weights / weights.sum())
-        )
-        # a tail moves the centre of light; the frame's pose is that of the centre
-        otf *= tail * np.exp(2j * np.pi * reach_px * along * float(steps @ weights / weights.sum()))
-    return otf
+@dataclass(frozen=True, slots=True)
+class _Optics:
+    """What spreads a frame's light: seeing, and along one direction drift (a line) and coma (a growing tail), and
+    defocus (a disc). 0 px: none."""
+
+    psf: Psf
+    angle_rad: float
+    drift_px: float
+    defocus_px: float
+    coma_px: float
+
+    def otf(self, shape: tuple[int, int], fine: int = 1) -> NDArray[np.complex128]:
+        """Transfer function on a grid of this shape, `fine` of whose pixels make one of the camera's."""
+        ky, kx = (fine * k for k in frequencies(shape))
+        along = ky * np.sin(self.angle_rad) + kx * np.cos(self.angle_rad)
+        otf = replace(self.psf, fwhm_px=fine * self.psf.fwhm_px).otf(shape)
+        if self.drift_px:
+            otf *= np.sinc(self.drift_px * along)
+        if self.defocus_px:
+            k = 2 * np.pi * self.defocus_px * np.hypot(ky, kx) + 1e-9
+            otf *= 2 * j1(k) / k
+        if self.coma_px:
+            steps = np.arange(4)
+            weights = np.exp(-steps / 1.2)
+            tail = sum(
+                w * np.exp(-2j * np.pi * self.coma_px * n * along - 2 * (0.4 * n * np.pi) ** 2 * (ky**2 + kx**2) / 4)
+                for n, w in zip(steps, weights / weights.sum())
+            )
+            # a tail moves the centre of light; the frame's pose is that of the centre
+            otf *= tail * np.exp(2j * np.pi * self.coma_px * along * float(steps @ weights / weights.sum()))
+        return otf
 
 
-def _through_filters(sky: Sky, night: Night, matrix, otf) -> Image:
+def _random_optics(psf: Psf, night: Night, rng) -> _Optics:
+    angle_rad = rng.uniform(0, np.pi)
+    drift_px = abs(rng.normal(0, night.drift_px)) if night.drift_px else 0.0
+    defocus_px = rng.uniform(0.8, 2.2) if rng.random() < night.defocus_chance else 0.0
+    coma_px = rng.uniform(0.5, 2.0) if rng.random() < night.coma_chance else 0.0
+    return _Optics(psf, angle_rad, drift_px, defocus_px, coma_px)
+
+
+def _through_filters(sky: Sky, night: Night, matrix, optics: _Optics) -> Image:
     """The light (planes, H, W) that falls on the pixels: each band, or one plane under a Bayer mosaic."""
     shape = sky.diffuse.shape[1:]
     inverse = cv2.invertAffineTransform(matrix)
     x, y = inverse[:, :2] @ np.stack([sky.x, sky.y]) + inverse[:, 2:]
+    otf = optics.otf(shape)
     light = []
-    for band, flux in zip(sky.diffuse, sky.flux):
+    for band, stars in zip(sky.diffuse, _stars(shape, x, y, sky.flux, optics)):
         moved = cv2.warpAffine(
             band, matrix, shape[::-1], flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
         )
-        light.append(blur(moved, otf) + blur(splat(shape, x, y, flux), otf / splat_otf(shape)))
+        light.append(blur(moved, otf) + stars)
     if not night.bayer:
         return np.array(light)
     mosaic = np.empty(shape, np.float32)
@@ -147,6 +168,17 @@ def _through_filters(sky: Sky, night: Night, matrix, otf) -> Image:
         for j, band in enumerate(row):
             mosaic[i::2, j::2] = light[band][i::2, j::2]
     return mosaic[None]
+
+
+def _stars(shape, x, y, flux, optics: _Optics) -> Iterator[Image]:
+    """Each band's stars (H, W) at x, y (n,) px, of flux (bands, n)."""
+    fine = FINE if optics.psf.fwhm_px < SHARP_FWHM_PX else 1
+    grid = (shape[0] * fine, shape[1] * fine)
+    to_stars = optics.otf(grid, fine) / splat_otf(grid)
+    x, y = ((place + 0.5) * fine - 0.5 for place in (x, y))
+    for band in flux:
+        drawn = blur(splat(grid, x, y, band), to_stars)
+        yield cv2.resize(drawn, shape[::-1], interpolation=cv2.INTER_AREA) * fine**2  # the sum of a pixel's parts
 
 
 def _tilt(shape, gradient: float, rng) -> Image:

@@ -14,7 +14,9 @@ from scipy import fft
 from stackd.imaging.psf import FWHM_PER_SIGMA, frequencies, gaussian_otf, target_otf
 
 Image = NDArray[np.float32]
-SPLAT_FWHM_PX = 1.65  # stars are drawn as narrow Gaussians first, whose transfer function is then divided out
+# Stars are drawn as Gaussians first, whose transfer function is then divided out. Narrower ones than this are not told
+# by their values at pixels: with 1.65 px the truth's stars were wrong by 1.4 % of their peaks, with 2.2 px by 0.2 %.
+SPLAT_FWHM_PX = 2.2
 SPLAT_RADIUS_PX = 5
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from stackd.child import belong_to_parent
 from stackd.network import feed
+from stackd.network.channels import MIXED
 from stackd.network.feed import Sample
 from stackd.network.orientation import held
 
@@ -55,7 +56,8 @@ class Pool:
         self.fill(step)
         rng = np.random.default_rng([self._seed, 1 << 32, step])
         crops = [_crop(self._samples[rng.integers(len(self._samples))], crop_px, rng) for _ in range(size)]
-        return tuple(np.stack(parts).astype(np.float32) for parts in zip(*crops))
+        banks, *others = (np.stack(parts) for parts in zip(*crops))
+        return full_precision(banks), *(part.astype(np.float32) for part in others)
 
     def fill(self, step: int, at_most_s: float | None = None) -> bool:
         """Wait for the skies that this step draws from, at most so long; says whether they are all there.
@@ -104,8 +106,22 @@ class Pool:
 
 
 def half_precision(bank: Image) -> NDArray[np.float16]:
-    """A bank in half the memory: 3 digits of values that noise has less of."""
-    return np.clip(bank, -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
+    """A bank (..., CHANNELS) in half the memory: 3 digits of values that noise has less of.
+
+    The estimates after the plain stack are kept as what they differ from it: of a bright nebula's smooth background 3
+    digits would be less than is known of it.
+    """
+    halves = np.clip(bank, -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
+    differences = bank[..., 1:MIXED] - halves[..., :1].astype(np.float32)
+    halves[..., 1:MIXED] = np.clip(differences, -HALF_LARGEST, HALF_LARGEST)
+    return halves
+
+
+def full_precision(halves: NDArray[np.float16]) -> Image:
+    """The bank that `half_precision` has packed."""
+    bank = halves.astype(np.float32)
+    bank[..., 1:MIXED] += bank[..., :1]
+    return bank
 
 
 def turn_at_random(rng: np.random.Generator, *, square: bool = True) -> Callable[[Image], Image]:

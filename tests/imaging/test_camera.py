@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stackd.imaging.camera import BAYER_BANDS, Exposure, Night, expose
+from stackd.imaging.psf import Psf
 from stackd.imaging.skies import Sky
 from stackd.imaging.stars import find_stars
 
@@ -171,6 +172,20 @@ def test_rays_trails_and_clouds_come_as_asked(sky: Sky) -> None:
     assert all(t.trail and (t.pixels > 435).sum() > 100 for t in trails)
     assert all(c.cloudy and c.transparency < 0.51 and np.median(c.pixels) > 445 for c in clouds)
     assert all(not (c.trail or c.cloudy) and (c.pixels > 470).sum() == 0 for c in calm)
+
+
+@pytest.mark.parametrize("fwhm_px", [1.2, 1.5, 2.0, 2.4, 2.6])
+def test_stars_are_what_a_camera_sees_of_them(sky: Sky, fwhm_px: float) -> None:
+    """Each pixel holds the light that falls on it, wherever on it a star stands: sharp stars differ with that."""
+    bright = Sky(sky.diffuse[:1], sky.x, sky.y, np.full((1, len(sky.x)), 5e6))
+    night = replace(CLEAN, frames=1, fwhm_px=(fwhm_px, fwhm_px), beta=(3.5, 3.5), electrons_per_adu=100.0)
+
+    light = nights(bright, night)[0].pixels - 301
+
+    column, row = np.round(sky.x).astype(int), np.round(sky.y).astype(int)
+    want = 50_000 * Psf(fwhm_px, 3.5).at(sky.x - column, sky.y - row, 2)
+    for j, i, star in zip(column, row, want):
+        np.testing.assert_allclose(light[i - 2 : i + 3, j - 2 : j + 3], star, atol=0.025 * star.max())
 
 
 def test_aberrations_leave_light_and_place_alone(sky: Sky) -> None:

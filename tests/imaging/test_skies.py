@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from stackd.imaging import skies
+from stackd.imaging.psf import FWHM_PER_SIGMA
 from stackd.imaging.skies import Sky, splat
 from stackd.imaging.stars import find_stars
 
@@ -52,6 +54,21 @@ def test_the_truth_is_as_sharp_as_asked(target_px: float, rng: np.random.Generat
     assert len(stars) == len(x)
     assert target_px <= np.median(stars.fwhm_px) <= 1.1 * target_px
     assert truth.min() > -0.002 * truth.max()  # no rings
+
+
+def test_the_truths_stars_are_gaussians_integrated_over_pixels() -> None:
+    """Within a quarter per cent of their peaks, wherever on a pixel they stand."""
+    for x, y in [(50.0, 40.0), (50.5, 40.5), (50.25, 39.7)]:
+        star = Sky(np.zeros((1, *SHAPE), np.float32), np.array([x]), np.array([y]), np.array([[1000.0]]))
+
+        truth = star.truth(2.0)[0]
+
+        along, across = (
+            np.diff(ndtr((np.arange(size + 1) - 0.5 - place) * FWHM_PER_SIGMA / 2.0))
+            for size, place in zip(SHAPE, (y, x))
+        )
+        want = 1000 * along[:, None] * across[None, :]
+        np.testing.assert_allclose(truth, want, atol=0.0025 * want.max())
 
 
 def test_the_truth_is_the_sum_of_its_parts(rng: np.random.Generator) -> None:

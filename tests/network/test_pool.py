@@ -17,9 +17,9 @@ import pytest
 from stackd.imaging.fuse import CONDITIONS
 from stackd.network import feed
 from stackd.network import pool as pool_room
-from stackd.network.channels import CHANNELS
+from stackd.network.channels import CHANNELS, MIXED
 from stackd.network.feed import SKY_PX, Sample, simulate
-from stackd.network.pool import Pool, half_precision
+from stackd.network.pool import Pool, full_precision, half_precision
 from tests.network.nights import NoProcesses, quick_skies
 
 CROP_PX, BATCH = 16, 3
@@ -160,9 +160,9 @@ def test_real_processes_give_the_same_and_go() -> None:
         pool.close()
 
     samples = simulate(1, 0, ())
-    light = np.sort(truth[0].ravel())
+    light, seen = np.sort(truth[0].ravel()), np.sort(bank[0].ravel())
     assert any(np.array_equal(light, np.sort(s.truth.ravel())) for s in samples)
-    assert any(np.array_equal(np.sort(bank[0].ravel()), np.sort(half_precision(s.bank).ravel())) for s in samples)
+    assert any(np.array_equal(seen, np.sort(full_precision(half_precision(s.bank)).ravel())) for s in samples)
     deadline_s = time.monotonic() + 60
     while multiprocessing.active_children() and time.monotonic() < deadline_s:
         time.sleep(0.05)
@@ -170,14 +170,17 @@ def test_real_processes_give_the_same_and_go() -> None:
 
 
 def test_half_precision_keeps_what_matters(rng: np.random.Generator) -> None:
-    """Three digits, and the brightest star stays finite."""
-    bank = np.concatenate([rng.normal(0, 50, 1000), [3e5, -3e5, 1e-3]]).astype(np.float32)
+    """Three digits, the brightest star stays finite, and a bright nebula's background is told far below its noise."""
+    light = np.concatenate([rng.normal(0, 50, 1000), [3e5, -3e5, 1e-3], rng.uniform(500, 1000, 1000)])
+    bank = np.repeat(light.astype(np.float32)[:, None], CHANNELS, 1)
+    bank[1003:, 1:MIXED] += rng.normal(0, 1, (1000, MIXED - 1)).astype(np.float32)
 
-    kept = half_precision(bank).astype(np.float32)
+    kept = full_precision(half_precision(bank))
 
     np.testing.assert_allclose(kept[:1000], bank[:1000], rtol=1e-3, atol=1e-6)
     assert np.isfinite(kept).all()
-    assert kept[1000] > 6e4
+    assert (kept[1000] > 6e4).all()
+    np.testing.assert_allclose(kept[1003:, 1:MIXED], bank[1003:, 1:MIXED], atol=0.002)
 
 
 def test_waiting_is_counted(pool: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch) -> None:
