@@ -51,6 +51,8 @@ KINDS = (
     Kind("sharp", "1.2 to 2 px, as short lenses give", night=Night(fwhm_px=(1.2, 2.0))),
     Kind("mixed seeing", "2 to 5 px, half the light at times", night=Night(fwhm_px=(2.0, 5.0), transparency=(0.5, 1))),
     Kind("tracking", "drift and coma", night=Night(drift_px=1.5, coma_chance=0.5)),
+    Kind("corners", "a third wider and longer in the corners, as lenses draw them", stars_per_mpx=4000,
+         night=Night(corner_growth=0.35)),
     Kind("dirty", "trails, cosmic rays, hot pixels",
          night=Night(trail_chance=0.35, cosmic_rays_per_mpx=25, hot_pixels=1e-3)),
     Kind("cloudy", "clouds, gradients", night=Night(cloud_chance=0.35, gradient=0.4)),

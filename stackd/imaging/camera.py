@@ -19,6 +19,7 @@ from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
 Image = NDArray[np.float32]
 SHARP_FWHM_PX = 2.5  # stars below it are more than their values at a pixel's middle tell
+FIELD_STAMP_PX = 20  # radius that stars are drawn to which differ over the field
 FINE = 2  # pixels per pixel and axis that such stars are drawn on
 BAYER_BANDS = {"RGGB": ((0, 1), (1, 2)), "GRBG": ((1, 0), (2, 1)), "GBRG": ((1, 2), (0, 1)), "BGGR": ((2, 1), (1, 0))}
 
@@ -34,6 +35,7 @@ class Night:
     drift_px: float = 0.0  # length of the line that tracking errors draw, 1 sigma
     defocus_chance: float = 0.0
     coma_chance: float = 0.0
+    corner_growth: float = 0.0  # so much wider, and elongated away from the middle, stars are in the corners
     shift_px: float = 12.0
     rotation_deg: float = 1.0
     transparency: tuple[float, float] = (0.75, 1.0)
@@ -156,7 +158,8 @@ def _through_filters(sky: Sky, night: Night, matrix, optics: _Optics) -> Image:
     x, y = inverse[:, :2] @ np.stack([sky.x, sky.y]) + inverse[:, 2:]
     otf = optics.otf(shape)
     light = []
-    for band, stars in zip(sky.diffuse, _stars(shape, x, y, sky.flux, optics)):
+    drawn = _stars_over_field(shape, x, y, sky.flux, optics.psf, night.corner_growth) if night.corner_growth else None
+    for band, stars in zip(sky.diffuse, drawn or _stars(shape, x, y, sky.flux, optics)):
         moved = cv2.warpAffine(
             band, matrix, shape[::-1], flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
         )
@@ -179,6 +182,25 @@ def _stars(shape, x, y, flux, optics: _Optics) -> Iterator[Image]:
     for band in flux:
         drawn = blur(splat(grid, x, y, band), to_stars)
         yield cv2.resize(drawn, shape[::-1], interpolation=cv2.INTER_AREA) * fine**2  # the sum of a pixel's parts
+
+
+def _stars_over_field(shape, x, y, flux, psf: Psf, growth: float) -> list[Image]:
+    """Each band's stars (H, W) where lenses draw them wider and longer the farther from the middle; each by itself."""
+    height, width = shape
+    edge = FIELD_STAMP_PX
+    planes = np.zeros((len(flux), height + 2 * edge, width + 2 * edge))
+    dx, dy = x - (width - 1) / 2, y - (height - 1) / 2
+    off_axis = (dx**2 + dy**2) / ((width / 2) ** 2 + (height / 2) ** 2)
+    columns, rows = np.round(x).astype(int), np.round(y).astype(int)
+    for k in np.nonzero((columns >= 0) & (columns < width) & (rows >= 0) & (rows < height))[0]:
+        there = replace(
+            psf, fwhm_px=psf.fwhm_px * (1 + growth * off_axis[k]), ellipticity=min(growth * off_axis[k], 0.6),
+            angle_rad=float(np.arctan2(dy[k], dx[k])),
+        )  # fmt: skip
+        star = there.at(x[k : k + 1] - columns[k], y[k : k + 1] - rows[k], edge)[0]
+        window = slice(rows[k], rows[k] + 2 * edge + 1), slice(columns[k], columns[k] + 2 * edge + 1)
+        planes[:, *window] += flux[:, k, None, None] * star
+    return list(planes[:, edge:-edge, edge:-edge].astype(np.float32))
 
 
 def _tilt(shape, gradient: float, rng) -> Image:

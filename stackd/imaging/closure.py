@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 from stackd.imaging.fuse import PAD_PX, padded, padded_shape
 from stackd.imaging.photometry import star_fluxes
 from stackd.imaging.psf import Psf, gaussian_otf, target_otf
+from stackd.imaging.psf_field import PsfField, pieces
 from stackd.imaging.quality import measure_sky, robust_scatter
 from stackd.imaging.skies import blur, splat, splat_otf
 
@@ -64,6 +65,30 @@ def reblurred(image: Image, kernel: NDArray[np.complex64]) -> Image:
     shape = padded_shape(image.shape)
     out = fft.irfft2(fft.rfft2(padded(np.nan_to_num(image), shape)) * kernel, shape)
     return out[PAD_PX : PAD_PX + image.shape[0], PAD_PX : PAD_PX + image.shape[1]].astype(np.float32)
+
+
+def stack_view(
+    shape: tuple[int, int],
+    psfs: tuple[Psf, ...],
+    weights: NDArray[np.float64],
+    target_fwhm_px: float,
+    field: PsfField | None,
+) -> Callable[[Image], Image]:
+    """What shows restored bands (bands, H, W) of this shape as the plain stacks would, of frames with these PSFs and
+    `weights`; a `field` tells how the PSFs change over the picture."""
+    if field is None:
+        kernel = stack_blur(shape, psfs, weights, target_fwhm_px)
+        return lambda bands: np.stack([reblurred(band, kernel) for band in bands])
+
+    def piece_by_piece(bands: Image) -> Image:
+        seen = np.zeros_like(bands)
+        for piece in pieces(shape, psfs, field):
+            part = bands[:, *piece.window]
+            kernel = stack_blur(part.shape[1:], piece.psfs, weights, target_fwhm_px)
+            seen[:, *piece.window] += piece.share * np.stack([reblurred(band, kernel) for band in part])
+        return seen
+
+    return piece_by_piece
 
 
 def mean_psf(psfs: tuple[Psf, ...], weights: NDArray[np.float64]) -> Psf:

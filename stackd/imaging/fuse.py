@@ -6,6 +6,7 @@ two come Wiener estimates of the sky at the target star width, from sharp and no
 and the matched-filter significance. Knows nothing of networks; frames must lie on one grid.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import fft
 from stackd.imaging.background import SCALES_PX, backgrounds
 from stackd.imaging.cells import cells_of, medians_of
 from stackd.imaging.psf import Psf, target_otf
+from stackd.imaging.psf_field import PsfField, pieces
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
 
@@ -57,9 +59,15 @@ CONDITIONS = 3 + 1 + len(REGULARISATIONS)
 
 
 def fuse(
-    frames: Image, noise_adu: NDArray[np.float64], stack: Stack, psfs: tuple[Psf, ...] | None, target_fwhm_px: float
+    frames: Image,
+    noise_adu: NDArray[np.float64],
+    stack: Stack,
+    psfs: tuple[Psf, ...] | None,
+    target_fwhm_px: float,
+    field: PsfField | None = None,
 ) -> Bank:
-    """The bank of one band from (N, H, W) frames, their sky noise (N,) and their PSFs on this grid.
+    """The bank of one band from (N, H, W) frames, their sky noise (N,) and their PSFs on this grid, which a `field`
+    tells to change over it.
 
     Without PSFs (no stars to measure them on) the Wiener maps are the plain stack itself. Samples that the stack left
     out are taken from its mean. Pixels that no frame saw are NaN in no map: they hold 0.
@@ -73,8 +81,7 @@ def fuse(
         wiener = np.repeat(plain[None], len(REGULARISATIONS), 0)
         score, widths = plain, (target_fwhm_px, target_fwhm_px)
     else:
-        above = (frame - np.float32(floor) for frame in frames)  # one at a time: a copy of all is a lot of memory
-        wiener, score = _wiener(above, noise_adu, stack, psfs, target_fwhm_px)
+        wiener, score = _wiener_over(frames, floor, noise_adu, stack, psfs, target_fwhm_px, field)
         wiener /= unit
         widths = _mean_width(psfs, noise_adu), min(p.fwhm_px for p in psfs)
     conditions = [np.log(w / target_fwhm_px) for w in widths] + [float(psfs is None)]
@@ -99,15 +106,35 @@ def _mean_width(psfs: tuple[Psf, ...], noise_adu: NDArray[np.float64]) -> float:
     return float(np.average([p.fwhm_px for p in psfs], weights=noise_adu**-2.0))
 
 
-def _wiener(frames, noise_adu, stack: Stack, psfs, target_fwhm_px: float) -> tuple[Image, Image]:
-    """Wiener maps (M, H, W) in the frames' unit and the matched-filter map (H, W) in sigma."""
-    height, width = stack.mean.shape
+def _wiener_over(
+    frames: Image, floor_adu: float, noise_adu, stack: Stack, psfs, target_fwhm_px: float, field: PsfField | None
+) -> tuple[Image, Image]:
+    """Wiener maps (M, H, W) in the frames' unit and the matched-filter map (H, W) in sigma of frames above the floor,
+    piece by piece where star shapes change over the field."""
+    fill = np.nan_to_num(stack.mean)
+    if field is None:
+        return _wiener(frames, floor_adu, noise_adu, fill, stack.good, psfs, target_fwhm_px)
+    wiener, score = np.zeros((len(REGULARISATIONS), *fill.shape), np.float32), np.zeros(fill.shape, np.float32)
+    for piece in pieces(fill.shape, psfs, field):
+        here = piece.window
+        inside = [frame[here] for frame in frames], [good[here] for good in stack.good]
+        sharp, found = _wiener(inside[0], floor_adu, noise_adu, fill[here], inside[1], piece.psfs, target_fwhm_px)
+        wiener[:, *here] += piece.share * sharp
+        score[here] += piece.share * found
+    return wiener, score
+
+
+def _wiener(
+    frames: Sequence[Image], floor_adu: float, noise_adu, fill: Image, good: Sequence[NDArray[np.bool_]], psfs,
+    target_fwhm_px: float,
+) -> tuple[Image, Image]:  # fmt: skip
+    """The same with one star shape a frame. `fill` (H, W) stands in where `good` says that a sample is not."""
+    height, width = fill.shape
     shape = padded_shape((height, width))
     numerator = np.zeros((shape[0], shape[1] // 2 + 1), np.complex64)
     power = np.zeros(numerator.shape, np.float32)
-    fill = np.nan_to_num(stack.mean)
     for k, frame in enumerate(frames):
-        filled = np.where(stack.good[k], frame, fill)
+        filled = np.where(good[k], frame - np.float32(floor_adu), fill)
         otf = psfs[k].otf(shape).astype(np.complex64)
         numerator += np.conj(otf) * fft.rfft2(padded(filled, shape)) / np.float32(noise_adu[k] ** 2)
         power += np.abs(otf) ** 2 / np.float32(noise_adu[k] ** 2)

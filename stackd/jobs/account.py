@@ -112,6 +112,7 @@ def _figures(aligned: Aligned, stacks: list[Stack], picture: Picture) -> dict[st
         "stack_noise_adu": _number(float(np.mean([np.nanmin(s.noise) for s in stacks]))),
         "stack_fwhm_px": _number(float(np.average(widths, weights=weights))) if widths else None,
         "best_fwhm_px": _number(min(widths)) if widths else None,
+        "fwhm_over_field_px": _over_field(aligned),
         "strength": round(picture.strength, 4),
         "orientations": picture.orientations,
         **_flux_figures("network_flux", picture.network_fluxes),
@@ -140,6 +141,16 @@ def _flux_figures(name: str, check: FluxCheck | None) -> dict[str, Any]:
     }
 
 
+def _over_field(aligned: Aligned) -> list[list[float]] | None:
+    """The frames' mean star width at the picture's top, middle and bottom, each on the left, in the middle and on the
+    right; None where star shapes do not change over it or are not known to."""
+    field, psfs = aligned.field, aligned.psfs
+    if field is None or psfs is None:
+        return None
+    rows, columns = (np.linspace(0, size - 1, 3) for size in field.shape)
+    return [[round(float(np.mean([field.fwhm_px_at(p, x, y) for p in psfs])), 3) for x in columns] for y in rows]
+
+
 def _model(restorer: AnyRestorer | None) -> dict[str, Any] | None:
     return {key: restorer.card[key] for key in ("name", "version", "sha256")} if restorer else None
 
@@ -150,6 +161,8 @@ def _history(frames: int, aligned: Aligned, picture: Picture, restorer: AnyResto
         f"registered {len(aligned.used)} of {frames} frames onto REFFRAME",
         "outliers rejected, inverse-variance weighted mean: the plain stack",
     ]
+    if aligned.field and picture.orientations:
+        lines.append("star shapes followed over the field, in which they change")
     if picture.sharpened:
         lines.append("no star shape was measured: sharpened linearly (Wiener), network left out")
     elif restorer and not picture.orientations:

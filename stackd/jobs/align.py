@@ -21,6 +21,8 @@ from stackd.imaging.level import light_ratio, tilt_between
 from stackd.imaging.photometry import relative_light, star_fluxes
 from stackd.imaging.points import Points, find_points
 from stackd.imaging.psf import Psf
+from stackd.imaging.psf_field import PsfField
+from stackd.imaging.psf_field_fit import measure_field
 from stackd.imaging.psf_fit import fit_psf
 from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise, share_at_black
 from stackd.imaging.register import Registration, register_set
@@ -53,7 +55,8 @@ class Aligned:
     """A set on the reference's grid, unit: the reference's ADU above its sky.
 
     `bands` holds (N, H, W) of the N used frames for each band, NaN where a frame saw nothing; `noise_adu` (bands, N);
-    `psfs` one tuple a band, None where no star tells. `single` (bands, H, W) is the reference alone.
+    `psfs` one shape a frame, None where no star tells; `field` how they change over the picture, None where they do
+    not. `single` (bands, H, W) is the reference alone.
     """
 
     reference: int  # among all frames
@@ -62,6 +65,7 @@ class Aligned:
     bands: tuple[Image, ...]
     noise_adu: NDArray[np.float64]
     psfs: tuple[Psf, ...] | None
+    field: PsfField | None
     stars: Stars  # of the reference
     points: Points  # those sources that are as narrow as stars: what tells the star shape
     single: Image
@@ -102,8 +106,11 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     stars = registration.stars[registration.reference]
     stars = stars.take(clearly[np.round(stars.y).astype(int), np.round(stars.x).astype(int)])
     widths = {k: registration.figures[k].fwhm_px for k in used}
-    points = _points(moved, stars, faintly, lum_noise, saturation)
+    mean, mean_noise = _mean(moved, lum_noise)
+    points = _points(mean, mean_noise, stars, faintly, saturation)
     psfs = _psfs(moved, points, lum_noise, saturation, widths)
+    field = _field(mean, mean_noise, points, len(stars), faintly, saturation) if psfs else None
+    del mean
     light = _light(moved, registration.reference, stars, psfs)
     dim = {
         k: f"only {share:.0%} of the reference's light came through"
@@ -137,7 +144,7 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     return Aligned(
         registration.reference, tuple(used), rows,
         tuple(bands), (noise[used] / scale).T,
-        tuple(psfs[k] for k in used) if psfs else None,
+        tuple(psfs[k] for k in used) if psfs else None, field,
         stars, points, single, hot_pixels, saturation,
     )  # fmt: skip
 
@@ -208,17 +215,31 @@ def _shown(moved: dict[int, Image], noise_adu) -> tuple[NDArray[np.bool_], NDArr
     return clear > by_chance, faint > by_chance
 
 
-def _points(moved: dict[int, Image], stars: Stars, shown: NDArray[np.bool_], noise_adu, saturation: float) -> Points:
-    """The true stars of the set, told from knots of nebula on the mean of its frames, where widths are surest, and from
-    cosmic rays and noise, which are narrower still, by being `shown` in several frames."""
+def _mean(moved: dict[int, Image], noise_adu) -> tuple[Image, float]:
+    """(the frames' mean (H, W), NaN where none saw anything; its noise where most did)."""
     total, weights = np.float32(0), np.float32(0)
     for k, image in moved.items():
         plane = image.mean(0)
         weight = np.isfinite(plane) * np.float32(noise_adu[k] ** -2.0)
         total, weights = total + np.nan_to_num(plane) * weight, weights + weight
     mean = np.where(weights > 0, total / np.maximum(weights, 1e-12), np.nan).astype(np.float32)
+    return mean, float(weights.max() ** -0.5)
+
+
+def _points(mean: Image, noise_adu: float, stars: Stars, shown: NDArray[np.bool_], saturation: float) -> Points:
+    """The true stars of the set, told from knots of nebula on the mean of its frames, where widths are surest, and from
+    cosmic rays and noise, which are narrower still, by being `shown` in several frames."""
     usual_px = float(np.median(stars.fwhm_px[:BRIGHT])) if len(stars) else 0.0
-    return find_points(mean, float(weights.max() ** -0.5), UNSATURATED_SHARE * saturation, usual_px, shown)
+    return find_points(mean, noise_adu, UNSATURATED_SHARE * saturation, usual_px, shown)
+
+
+def _field(
+    mean: Image, noise_adu: float, points: Points, stars: int, shown: NDArray[np.bool_], saturation: float
+) -> PsfField | None:
+    """How star shapes change over the mean of the frames, against the shape of its points, which tell each frame's."""
+    below_adu = UNSATURATED_SHARE * saturation
+    usual = fit_psf(mean, points.x, points.y, points.flux, noise_adu, peak_below_adu=below_adu)
+    return usual and measure_field(mean, noise_adu, below_adu, usual, shown, stars)
 
 
 def _psfs(

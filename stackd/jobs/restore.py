@@ -23,8 +23,7 @@ from stackd.imaging.closure import (
     close_fluxes,
     darkest_around,
     mean_psf,
-    reblurred,
-    stack_blur,
+    stack_view,
     stars_in_stack,
     widened,
 )
@@ -161,7 +160,6 @@ def _close(
     """
     weights = np.mean(aligned.noise_adu**-2.0, axis=0)
     psf = mean_psf(aligned.psfs, weights)
-    kernel = stack_blur(clean.shape[1:], aligned.psfs, weights, target_fwhm_px)
     saturated = _near_saturation(aligned)
     x, y = _outside(saturated, aligned.stars)
     excess = _excess(aligned, weights, x, y)
@@ -170,18 +168,19 @@ def _close(
     measured = [stars_in_stack(stack.mean, noise, psf, x, y) for stack, noise in zip(stacks, noise_adu)]
     flux, snr = (np.array(values) for values in zip(*measured))
     bright, brightest = (snr > CLOSING_SNR).any(0), (snr > CHECKING_SNR) & alike
-    again = np.stack([reblurred(image, kernel) for image in clean])
+    stacked = stack_view(clean.shape[1:], aligned.psfs, weights, target_fwhm_px, aligned.field)
+    again = stacked(clean)
     plain = np.stack([stack.mean for stack in stacks])
     closed = close_fluxes(
         clean, plain, np.where(saturated, plain, again), psf, x[bright], y[bright], flux[:, bright], noise_adu,
         target_fwhm_px, lambda radius_px: excess(radius_px)[bright],
     )  # fmt: skip
 
-    def checked(seen: list[Image] | Image) -> FluxCheck | None:
+    def checked(seen: Image) -> FluxCheck | None:
         rows = zip(plain, seen, flux, brightest)
         return _worst([check_fluxes(stack, view, psf, x[q], y[q], light[q]) for stack, view, light, q in rows])
 
-    return closed, checked(again), checked([reblurred(image, kernel) for image in closed])
+    return closed, checked(again), checked(stacked(closed))
 
 
 def _near_saturation(aligned: Aligned) -> NDArray[np.bool_]:
@@ -272,6 +271,6 @@ def _outside_training(aligned: Aligned, restorer: AnyRestorer) -> list[str]:
 
 def _fuse(aligned: Aligned, stacks: list[Stack], restorer: AnyRestorer) -> list[Bank]:
     return [
-        fuse(frames, noise, stack, aligned.psfs, restorer.target_fwhm_px)
+        fuse(frames, noise, stack, aligned.psfs, restorer.target_fwhm_px, aligned.field)
         for frames, noise, stack in zip(aligned.bands, aligned.noise_adu, stacks)
     ]

@@ -17,10 +17,12 @@ from stackd.imaging.closure import (
     mean_psf,
     reblurred,
     stack_blur,
+    stack_view,
     stars_in_stack,
     widened,
 )
 from stackd.imaging.psf import Psf
+from stackd.imaging.psf_field import PsfField
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
 SHAPE = (180, 191)
@@ -382,3 +384,23 @@ def test_a_wider_star_is_a_blur_away(sky: Sky) -> None:
     inner = slice(8, -8), slice(8, -8)
     np.testing.assert_allclose(found[inner], wide[inner], atol=2e-3 * wide.max())
     assert found.sum() == pytest.approx(narrow.sum(), rel=0.002)
+
+
+def test_the_stacks_view_follows_the_field(sky: Sky) -> None:
+    """Without a field all bands are blurred alike; with one that adds nothing, too; with one that adds, more so where
+    it does."""
+    bands = np.stack([sky.truth(TARGET_PX)[0]] * 2)
+    terms = np.zeros((3, 6))
+    flat = PsfField(terms, SHAPE)
+    terms = terms.copy()
+    terms[(0, 2), 1] = 3.0  # wider on the right, narrower on the left
+    tilted = replace(flat, terms=terms)
+
+    alike, level, tilt = (stack_view(SHAPE, PSFS, WEIGHTS, TARGET_PX, field)(bands) for field in (None, flat, tilted))
+
+    np.testing.assert_array_equal(alike, np.stack([reblurred(band, KERNEL) for band in bands]))
+    np.testing.assert_allclose(level, alike, atol=2e-3 * alike.max())
+    columns, rows = np.round(sky.x).astype(int), np.round(sky.y).astype(int)
+    change = tilt[0, rows, columns] / alike[0, rows, columns]
+    assert np.median(change[columns > 0.7 * SHAPE[1]]) < 0.95
+    assert np.median(change[columns < 0.3 * SHAPE[1]]) > 1.05

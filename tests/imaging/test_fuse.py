@@ -9,6 +9,7 @@ from scipy import fft
 
 from stackd.imaging.fuse import CONDITIONS, REGULARISATIONS, Bank, fuse
 from stackd.imaging.psf import Psf
+from stackd.imaging.psf_field import PsfField
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
 from stackd.imaging.stack import combine
 from stackd.imaging.stars import find_stars
@@ -229,3 +230,49 @@ def test_one_frame_is_fused_too(rng: np.random.Generator) -> None:
     assert power[:5, :5].mean() > 50 * power[30:40, 30:].mean()
     assert bank.unit_adu == NOISE_ADU[0]
     np.testing.assert_array_equal(bank.spread, 1)
+
+
+def field(growth_px2: float) -> PsfField:
+    """Stars as the frames' in the middle, and wider towards the sides by so much, in squared widths (px²)."""
+    terms = np.zeros((3, 6))
+    terms[(0, 2), 3] = terms[(0, 2), 5] = growth_px2
+    return PsfField(terms, SHAPE)
+
+
+def test_pieces_join_without_a_seam(rng: np.random.Generator) -> None:
+    """A field that adds nothing gives what the whole gives, within a fiftieth of each map's noise; stars within one."""
+    sky = star_field(rng)
+    frames = noise_frames(rng) + seen_through(sky, PSFS)
+    stack = combine(frames, NOISE_ADU, np.zeros(frames.shape, bool))
+
+    whole = fuse(frames, NOISE_ADU, stack, PSFS, TARGET_PX)
+    joined = fuse(frames, NOISE_ADU, stack, PSFS, TARGET_PX, field(0.0))
+
+    np.testing.assert_array_equal(joined.plain, whole.plain)
+    for mine, wanted in zip((*joined.wiener, joined.score), (*whole.wiener, whole.score)):
+        noise = 1.48 * np.median(np.abs(wanted))
+        assert np.median(np.abs(mine - wanted)) < 0.02 * noise
+        assert np.abs(mine - wanted).max() < max(noise, 0.002 * wanted.max())
+
+
+def test_stars_of_all_places_come_out_alike_where_the_field_is_known(rng: np.random.Generator) -> None:
+    """Stars that grow towards the sides: told so, the sharpest map makes them nearly as narrow as in the middle."""
+    sky, grown = star_field(rng), field(6.0)
+    frames = np.zeros((len(PSFS), *SHAPE), np.float32)
+    for k, psf in enumerate(PSFS):
+        for x, y, flux in zip(sky.x, sky.y, sky.flux[0]):
+            one = splat(SHAPE, np.array([x]), np.array([y]), np.array([flux]))
+            frames[k] += blur(one, grown.psf_at(psf, x, y).otf(SHAPE) / splat_otf(SHAPE))
+    stack = combine(frames, NOISE_ADU, np.zeros(frames.shape, bool))
+
+    def widths(bank: Bank) -> tuple[float, float]:
+        """In the middle, and near the sides."""
+        stars = find_stars(bank.wiener[0], 1.0)
+        outside = np.abs(stars.x - SHAPE[1] / 2) > 40
+        return float(np.median(stars.fwhm_px[~outside])), float(np.median(stars.fwhm_px[outside]))
+
+    middle, side = widths(fuse(frames, NOISE_ADU, stack, PSFS, TARGET_PX, grown))
+    _, untold = widths(fuse(frames, NOISE_ADU, stack, PSFS, TARGET_PX))
+
+    assert untold > 1.15 * middle
+    assert side - middle < 0.4 * (untold - middle)

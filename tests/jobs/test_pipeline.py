@@ -22,6 +22,7 @@ from stackd.imaging.fuse import Bank
 from stackd.imaging.psf import Psf
 from stackd.imaging.skies import Sky
 from stackd.imaging.stack import clipped_stack
+from stackd.imaging.stars import find_stars
 from stackd.imaging.truth import matched, psnr_db, seen_from
 from stackd.jobs import pipeline, restore
 from stackd.jobs.align import Aligned, align
@@ -186,6 +187,35 @@ def test_half_the_strength_says_how_wide_its_stars_are(light_paths: tuple[str, .
     history = [str(line) for line in fits.getheader(folder / "restored.fits")["HISTORY"]]
     assert any("strength 0.50" in line for line in history)
     assert not any("Wiener" in line for line in history)
+
+
+def test_star_shapes_that_change_over_the_field_are_followed(
+    light_paths: tuple[str, ...], tmp_path: Path, run: Run, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where lenses draw stars wider towards the corners, the result says so, and they come out narrower there than one
+    shape for the whole picture makes them; where they do not, nothing is said."""
+    shape = (520, 560)
+    sky = skies.Sky(np.zeros((1, *shape), np.float32), *skies.star_catalogue(shape, 1, rng, 2500, (3000, 3e5)))
+    frames = night_of(sky, frames=3, fwhm_px=(2.4, 2.8), ellipticity=(0.0, 0.03), corner_growth=0.4)
+    paths = write_set(tmp_path, frames)
+
+    content, folder = run(paths, Wrong(faithful))
+    ordinary, _ = run(light_paths, Wrong(faithful))
+    monkeypatch.setattr("stackd.jobs.align.measure_field", lambda *facts: None)
+    _, untold = run(paths, Wrong(faithful))
+
+    (corner, _, _), (_, middle, _), _ = content["figures"]["fwhm_over_field_px"]
+    assert corner > 1.1 * middle
+    assert any("followed over the field" in line for line in content["history"])
+    assert ordinary["figures"]["fwhm_over_field_px"] is None
+    assert not any("over the field" in line for line in ordinary["history"])
+
+    def width_in_corners_px(result: Path) -> float:
+        stars = find_stars(image(result, "restored"), content["figures"]["stack_noise_adu"])
+        off_axis = np.hypot(stars.x / shape[1] - 0.5, stars.y / shape[0] - 0.5) * np.sqrt(2)
+        return float(np.median(stars.fwhm_px[(stars.flux > 3e3) & (off_axis > 0.65)]))
+
+    assert width_in_corners_px(folder) < 0.95 * width_in_corners_px(untold)
 
 
 @pytest.mark.parametrize(("wanted", "orientations"), [(0, 4), (2, 2)])
