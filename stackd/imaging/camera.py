@@ -19,8 +19,8 @@ from stackd.imaging.skies import Sky, blur, splat, splat_otf
 
 Image = NDArray[np.float32]
 SHARP_FWHM_PX = 2.5  # stars below it are more than their values at a pixel's middle tell
-FIELD_STAMP_PX = 20  # radius that stars are drawn to which differ over the field
 FINE = 2  # pixels per pixel and axis that such stars are drawn on
+FIELD_STAMP_PX = 20  # radius to which stars are drawn that differ over the field
 BAYER_BANDS = {"RGGB": ((0, 1), (1, 2)), "GRBG": ((1, 0), (2, 1)), "GBRG": ((1, 2), (0, 1)), "BGGR": ((2, 1), (1, 0))}
 
 
@@ -144,6 +144,7 @@ class _Optics:
 
 
 def _random_optics(psf: Psf, night: Night, rng) -> _Optics:
+    """A frame's, each part by its chance in this night."""
     angle_rad = rng.uniform(0, np.pi)
     drift_px = abs(rng.normal(0, night.drift_px)) if night.drift_px else 0.0
     defocus_px = rng.uniform(0.8, 2.2) if rng.random() < night.defocus_chance else 0.0
@@ -156,10 +157,13 @@ def _through_filters(sky: Sky, night: Night, matrix, optics: _Optics) -> Image:
     shape = sky.diffuse.shape[1:]
     inverse = cv2.invertAffineTransform(matrix)
     x, y = inverse[:, :2] @ np.stack([sky.x, sky.y]) + inverse[:, 2:]
+    if night.corner_growth:
+        drawn = _stars_over_field(shape, x, y, sky.flux, optics.psf, night.corner_growth)
+    else:
+        drawn = _stars(shape, x, y, sky.flux, optics)
     otf = optics.otf(shape)
     light = []
-    drawn = _stars_over_field(shape, x, y, sky.flux, optics.psf, night.corner_growth) if night.corner_growth else None
-    for band, stars in zip(sky.diffuse, drawn or _stars(shape, x, y, sky.flux, optics)):
+    for band, stars in zip(sky.diffuse, drawn):
         moved = cv2.warpAffine(
             band, matrix, shape[::-1], flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101
         )
