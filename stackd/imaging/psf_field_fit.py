@@ -14,10 +14,11 @@ from stackd.imaging.psf import Psf
 from stackd.imaging.psf_field import Image, PsfField, Window, powers, squared_widths
 from stackd.imaging.psf_fit import fit_psf
 
-CELL_PX, MOST_CELLS = 160, 5  # least side of a cell that stars are measured in, and how many to a side of the picture
+CELL_PX = 160  # least side of a cell that stars are measured in
+FINEST, COARSEST = 5, 3  # cells to a side of the picture
 ENOUGH_STARS = 15  # of all kinds, in a cell: few of them are lonely and bright
 CELL_STARS = 5  # lonely and bright ones; fewer tell no shape
-KNOWN_CELLS, LEAST_CELLS = 0.7, 6  # share of all, and number: a surface is not told by half a field
+KNOWN_CELLS, LEAST_CELLS = 0.7, 8  # share that is known, and number of all: half a field tells no surface
 CURVED_CELLS = 8  # fewer tell a plane and no more
 SAME_SHAPE = 0.05  # relative scatter of squared widths between cells of one shape
 FARTHEST_OFF = 0.3  # a cell that is farther off says only that it is
@@ -34,12 +35,12 @@ def measure_field(
     `usual` is the star shape of the mean as the set's points tell it: the surface is what other places add to that.
     `shown` (H, W) as for find_points, `stars` about how many there are.
     """
-    cells = list(_cells(mean.shape, stars))
-    if len(cells) < LEAST_CELLS:
-        return None
-    told = [_shape_in(cell, mean, noise_adu, saturation_adu, usual, shown) for cell in cells]
-    known = [one for one in told if one is not None]
-    if len(known) < max(KNOWN_CELLS * len(cells), LEAST_CELLS):
+    for cells in _grids(mean.shape, stars):
+        told = [_shape_in(cell, mean, noise_adu, saturation_adu, usual, shown) for cell in cells]
+        known = [one for one in told if one is not None]
+        if len(known) >= KNOWN_CELLS * len(cells):
+            break
+    else:
         return None
     places, psfs = np.array([place for place, _ in known]), [psf for _, psf in known]
     weights = np.sqrt([psf.stars for psf in psfs])
@@ -71,11 +72,12 @@ def _variance(left: NDArray[np.float64], free: int) -> float:
     return float(np.sum(np.minimum(np.abs(left), FARTHEST_OFF) ** 2)) / (len(left) - free)
 
 
-def _cells(shape: tuple[int, int], stars: int) -> Iterator[Window]:
-    """The picture in two to MOST_CELLS parts a side, large enough to hold ENOUGH_STARS each."""
-    most = np.clip(np.sqrt(stars / ENOUGH_STARS), 2, MOST_CELLS)
-    rows, columns = (_parts(size, int(np.clip(size // CELL_PX, 2, most))) for size in shape)
-    return product(rows, columns)
+def _grids(shape: tuple[int, int], stars: int) -> Iterator[list[Window]]:
+    """The picture in cells, finer grids first, of those whose cells hold ENOUGH_STARS each."""
+    counts = (tuple(min(size // CELL_PX, side) for size in shape) for side in range(FINEST, COARSEST - 1, -1))
+    for down, across in dict.fromkeys(counts):
+        if down * across >= LEAST_CELLS and stars >= ENOUGH_STARS * down * across:
+            yield list(product(_parts(shape[0], down), _parts(shape[1], across)))
 
 
 def _parts(length: int, count: int) -> list[slice]:
