@@ -14,16 +14,14 @@ from stackd.imaging.psf import Psf
 from stackd.imaging.psf_field import Image, PsfField, Window, powers, squared_widths
 from stackd.imaging.psf_fit import fit_psf
 
-CELL_PX = 160  # least side of a cell that stars are measured in
-FINEST, COARSEST = 5, 3  # cells to a side of the picture
-ENOUGH_STARS = 15  # of all kinds, in a cell: few of them are lonely and bright
+CELL_PX, MOST_CELLS = 120, 5  # least side of a cell that stars are measured in, and how many to a side of the picture
 CELL_STARS = 5  # lonely and bright ones; fewer tell no shape
-KNOWN_CELLS, LEAST_CELLS = 0.7, 8  # share that is known, and number of all: half a field tells no surface
-CURVED_CELLS = 8  # fewer tell a plane and no more
+KNOWN_CELLS, LEAST_CELLS = 0.65, 11  # share of all, and number: fewer tell no surface of six terms
 SAME_SHAPE = 0.05  # relative scatter of squared widths between cells of one shape
 FARTHEST_OFF = 0.3  # a cell that is farther off says only that it is
 NOTABLE = 0.12  # relative change of a squared width over the field, from which on it is worth following
-EXPLAINED = 0.7  # of the cells' variance about one shape, that the surface has to tell: knots come to half by chance
+EXPLAINED = 0.65  # of the cells' variance about one shape, that the surface has to tell: knots come to half by chance
+SHARPEST, SOFTEST = -0.3, 1.5  # what a place may add to the usual squared width: no lens draws more, knots do
 FIRMNESS = 0.02  # holds terms that no cell tells at 0
 
 
@@ -35,23 +33,24 @@ def measure_field(
     `usual` is the star shape of the mean as the set's points tell it: the surface is what other places add to that.
     `shown` (H, W) as for find_points, `stars` about how many there are.
     """
-    for cells in _grids(mean.shape, stars):
-        told = [_shape_in(cell, mean, noise_adu, saturation_adu, usual, shown) for cell in cells]
-        known = [one for one in told if one is not None]
-        if len(known) >= KNOWN_CELLS * len(cells):
-            break
-    else:
+    cells = list(_cells(mean.shape))
+    if stars < CELL_STARS * KNOWN_CELLS * len(cells):
+        return None
+    told = [_shape_in(cell, mean, noise_adu, saturation_adu, usual, shown) for cell in cells]
+    known = [one for one in told if one is not None]
+    if len(known) < max(KNOWN_CELLS * len(cells), LEAST_CELLS):
         return None
     places, psfs = np.array([place for place, _ in known]), [psf for _, psf in known]
     weights = np.sqrt([psf.stars for psf in psfs])
     unit = usual.fwhm_px**2
     added = np.array([squared_widths(psf) - squared_widths(usual) for psf in psfs]) / unit
     at_cells = powers(*places.T, mean.shape)
-    free = 6 if len(known) >= CURVED_CELLS else 3
-    terms, level = (_surface(at_cells, added, weights, n) for n in (free, 1))
-    change = np.ptp(terms @ at_cells.T, axis=1).max()
-    left, whole = (_variance(added - at_cells @ t.T, n) for t, n in ((terms, free), (level, 1)))
-    if change < NOTABLE or left > (1 - EXPLAINED) * whole:
+    terms, level = (_surface(at_cells, added, weights, free) for free in (6, 1))
+    surface = terms @ at_cells.T
+    left, whole = (_variance(added - at_cells @ t.T, free) for t, free in ((terms, 6), (level, 1)))
+    if np.ptp(surface, axis=1).max() < NOTABLE or left > (1 - EXPLAINED) * whole:
+        return None
+    if surface[[0, 2]].min() < SHARPEST or surface[[0, 2]].max() > SOFTEST:
         return None
     return PsfField(terms * unit, mean.shape)
 
@@ -72,12 +71,9 @@ def _variance(left: NDArray[np.float64], free: int) -> float:
     return float(np.sum(np.minimum(np.abs(left), FARTHEST_OFF) ** 2)) / (len(left) - free)
 
 
-def _grids(shape: tuple[int, int], stars: int) -> Iterator[list[Window]]:
-    """The picture in cells, finer grids first, of those whose cells hold ENOUGH_STARS each."""
-    counts = (tuple(min(size // CELL_PX, side) for size in shape) for side in range(FINEST, COARSEST - 1, -1))
-    for down, across in dict.fromkeys(counts):
-        if down * across >= LEAST_CELLS and stars >= ENOUGH_STARS * down * across:
-            yield list(product(_parts(shape[0], down), _parts(shape[1], across)))
+def _cells(shape: tuple[int, int]) -> Iterator[Window]:
+    """The picture in up to MOST_CELLS parts a side."""
+    return product(*(_parts(size, int(np.clip(size // CELL_PX, 1, MOST_CELLS))) for size in shape))
 
 
 def _parts(length: int, count: int) -> list[slice]:

@@ -29,7 +29,7 @@ from stackd.records import FrameFacts
 from stackd.settings import FolderSettings, MetricsSettings, NotifySettings, RestoreSettings, SetSettings, Settings
 
 SET_NAME = "demo-nebula"
-SKY_SEED, NIGHT_SEED = 11, 34  # a sky worth looking at; a night with one trail and one cloud
+SKY_SEED, NIGHT_SEED = 11, 35  # a sky worth looking at; a night with one trail and one cloud
 CANVAS_PX = (768, 960)
 MARGIN_PX = 32  # of the canvas beyond the camera's edge, so that dithered frames see sky there too
 STARS_PER_MPX = 2000.0

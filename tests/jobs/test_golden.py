@@ -63,7 +63,7 @@ def test_lopsided_stars_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     the truth by half a decibel or more."""
     night = Night(fwhm_px=(1.3, 1.8), coma_chance=1.0, drift_px=0.7)
     restorer = load_restorer(str(models.resolve(models.SHIPPED.parent / "no store", "default").path))
-    sky = replace(SMALL, seed=9, size_px=320, night=night)
+    sky = replace(SMALL, seed=11, size_px=320, night=night)
 
     told = golden.figures(golden.prepare(sky), restorer)["psnr"]
     monkeypatch.setattr(psf_fit, "TABLE_STARS", 10**6)
