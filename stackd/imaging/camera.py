@@ -189,7 +189,8 @@ def _stars(shape, x, y, flux, optics: _Optics) -> Iterator[Image]:
 
 
 def _stars_over_field(shape, x, y, flux, psf: Psf, growth: float) -> list[Image]:
-    """Each band's stars (H, W) where lenses draw them wider and longer the farther from the middle; each by itself."""
+    """Each band's stars (H, W) where lenses draw them wider and longer the farther from the middle; each by itself, by
+    seeing alone: drift, defocus and coma do not show on them."""
     height, width = shape
     edge = FIELD_STAMP_PX
     planes = np.zeros((len(flux), height + 2 * edge, width + 2 * edge))

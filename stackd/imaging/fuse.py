@@ -6,7 +6,6 @@ two come Wiener estimates of the sky at the target star width, from sharp and no
 and the matched-filter significance. Knows nothing of networks; frames must lie on one grid.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,17 +116,16 @@ def _wiener_over(
     wiener, score = np.zeros((len(REGULARISATIONS), *fill.shape), np.float32), np.zeros(fill.shape, np.float32)
     for piece in pieces(fill.shape, psfs, field):
         here = piece.window
-        inside = [frame[here] for frame in frames], [good[here] for good in stack.good]
-        sharp, found = _wiener(inside[0], floor_adu, noise_adu, fill[here], inside[1], piece.psfs, target_fwhm_px)
+        inside, good = frames[:, *here], stack.good[:, *here]
+        sharp, found = _wiener(inside, floor_adu, noise_adu, fill[here], good, piece.psfs, target_fwhm_px)
         wiener[:, *here] += piece.share * sharp
         score[here] += piece.share * found
     return wiener, score
 
 
 def _wiener(
-    frames: Sequence[Image], floor_adu: float, noise_adu, fill: Image, good: Sequence[NDArray[np.bool_]], psfs,
-    target_fwhm_px: float,
-) -> tuple[Image, Image]:  # fmt: skip
+    frames: Image, floor_adu: float, noise_adu, fill: Image, good: NDArray[np.bool_], psfs, target_fwhm_px: float
+) -> tuple[Image, Image]:
     """The same with one star shape a frame. `fill` (H, W) stands in where `good` says that a sample is not."""
     height, width = fill.shape
     shape = padded_shape((height, width))

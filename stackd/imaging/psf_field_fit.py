@@ -77,6 +77,7 @@ def _cells(shape: tuple[int, int]) -> Iterator[Window]:
 
 
 def _parts(length: int, count: int) -> list[slice]:
+    """A side of so many px in `count` parts."""
     return [slice(*edges) for edges in pairwise(round(n * length / count) for n in range(count + 1))]
 
 

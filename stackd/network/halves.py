@@ -19,7 +19,7 @@ from stackd.imaging.psf import Psf
 from stackd.imaging.stack import Stack, clipped_stack
 from stackd.network.channels import network_input
 from stackd.network.feed import TARGET_FWHM_PX
-from stackd.network.pool import full_precision, half_precision, turn_at_random, window_at_random
+from stackd.network.pool import batched, half_precision, turn_at_random, window_at_random
 
 Image = NDArray[np.float32]
 HalfBatch = tuple[Image, Image, Image, Image, Image]
@@ -65,9 +65,7 @@ def halves(
 
 def draw_batch(samples: Sequence[HalfSample], size: int, rng: np.random.Generator) -> HalfBatch:
     """(bank, conditions, other, noise, kernel) of `size` random crops, each flipped and turned at random."""
-    crops = [_crop(samples[rng.integers(len(samples))], rng) for _ in range(size)]
-    banks, *others = (np.stack(parts) for parts in zip(*crops))
-    return full_precision(banks), *(part.astype(np.float32) for part in others)
+    return batched(_crop(samples[rng.integers(len(samples))], rng) for _ in range(size))
 
 
 def half_loss(other, noise, kernel, restored, log_sigma):
@@ -89,8 +87,7 @@ def agreement(network: keras.Model, samples: Sequence[HalfSample]) -> float:
     """Mean `half_loss` over the middles of held-out samples: the lower, the better the halves agree."""
     values = []
     for sample in samples:
-        packed, *parts = _parts(sample)
-        bank, conditions, *wanted = (part[None] for part in (full_precision(packed), *parts))
+        bank, conditions, *wanted = batched([_parts(sample)])
         side = min(sample.other.shape) // 8 * 8
         cut = (slice(None), slice(0, side), slice(0, side))
         restored, log_sigma = network([bank[cut], conditions])

@@ -7,7 +7,7 @@ hundreds of them fit. Knows no paths: pictures come as a sequence of arrays.
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -55,9 +55,7 @@ class Pool:
         whole samples, flipped and turned as far as they keep their shape."""
         self.fill(step)
         rng = np.random.default_rng([self._seed, 1 << 32, step])
-        crops = [_crop(self._samples[rng.integers(len(self._samples))], crop_px, rng) for _ in range(size)]
-        banks, *others = (np.stack(parts) for parts in zip(*crops))
-        return full_precision(banks), *(part.astype(np.float32) for part in others)
+        return batched(_crop(self._samples[rng.integers(len(self._samples))], crop_px, rng) for _ in range(size))
 
     def fill(self, step: int, at_most_s: float | None = None) -> bool:
         """Wait for the skies that this step draws from, at most so long; says whether they are all there.
@@ -122,6 +120,12 @@ def full_precision(halves: NDArray[np.float16]) -> Image:
     bank = halves.astype(np.float32)
     bank[..., 1:MIXED] += bank[..., :1]
     return bank
+
+
+def batched(crops: Iterable[tuple[NDArray, ...]]) -> tuple[Image, ...]:
+    """Crops, a packed bank first in each, as one batch in full precision."""
+    banks, *others = (np.stack(parts) for parts in zip(*crops))
+    return full_precision(banks), *(part.astype(np.float32) for part in others)
 
 
 def turn_at_random(rng: np.random.Generator, *, square: bool = True) -> Callable[[Image], Image]:
