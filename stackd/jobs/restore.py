@@ -18,23 +18,21 @@ from stackd.imaging.closure import (
     CHECKING_SNR,
     CLOSING_SNR,
     FluxCheck,
-    aperture_px,
     check_fluxes,
     close_fluxes,
     darkest_around,
     mean_psf,
     stack_view,
-    stars_in_stack,
     widened,
 )
 from stackd.imaging.fuse import Bank, fuse
 from stackd.imaging.psf import Psf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
+from stackd.imaging.star_light import LARGEST_EXCESS, aperture_px, stars_in_stack
 from stackd.imaging.stars import Stars
 from stackd.jobs.align import UNSATURATED_SHARE, Aligned
 
-LARGEST_EXCESS = 0.01  # of a star's light in an aperture, for its check to tell of the network and not of the frames
 ASSUMED_PSF = Psf(2.8, 4.0)  # of a sharp planetary or lunar frame
 SHARPENING_MAP = 1  # of the Wiener maps: sharp, and quiet enough for eight frames
 NETWORK_MARGIN = 5.0  # before its stars were set right the network may be off by so many times the tolerance

@@ -7,10 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from stackd.imaging.closure import (
-    APERTURES_PX,
     LARGEST_CORRECTION,
     NETWORK_FLUX_ERROR,
-    RING_APERTURES,
     check_fluxes,
     close_fluxes,
     darkest_around,
@@ -18,12 +16,12 @@ from stackd.imaging.closure import (
     reblurred,
     stack_blur,
     stack_view,
-    stars_in_stack,
     widened,
 )
 from stackd.imaging.psf import Psf
 from stackd.imaging.psf_field import PsfField
 from stackd.imaging.skies import Sky, blur, splat, splat_otf
+from stackd.imaging.star_light import APERTURES_PX, RING_APERTURES, stars_in_stack
 
 SHAPE = (180, 191)
 TARGET_PX = 2.0
@@ -195,7 +193,8 @@ def test_the_light_of_stars_is_given_back(sky: Sky, share: float) -> None:
 
 def test_a_noisy_stack_is_believed_less(sky: Sky) -> None:
     """Every third star without a tenth of its light. Where the stack's noise in an aperture is as much as the network's
-    own error, half of it is given back; where it is ten times that, hardly any."""
+    own error, half of it is given back or, by a fit of half that noise, up to four fifths; where it is ten times that,
+    hardly any."""
     dimmed = slice(0, None, 3)
     ring = RING_APERTURES[1] ** 2 - RING_APERTURES[0] ** 2
     pixels = np.pi * APERTURES_PX[1] ** 2 * (1 + 1 / ring)
@@ -209,7 +208,7 @@ def test_a_noisy_stack_is_believed_less(sky: Sky) -> None:
         left.append(check.change_mag)
 
     assert abs(left[0]) < 0.01
-    assert left[1] == pytest.approx(left[2] / 2, rel=0.3)
+    assert 0.2 < left[1] / left[2] < 0.6
     assert left[2] == pytest.approx(-2.5 * np.log10(0.9), abs=0.015)
 
 
