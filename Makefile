@@ -8,6 +8,7 @@ READY := .venv/.ready
 .DEFAULT_GOAL := test
 
 demo: $(READY)  ## a simulated night, restored; prints where the pictures are
+	rm -rf demo
 	$(BIN)/stackd demo --out demo
 
 test: lint  ## everything that CI asks

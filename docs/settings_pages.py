@@ -40,9 +40,8 @@ def settings_table() -> str:
     rows = ["| key | default | meaning |", "| --- | --- | --- |"]
     for section, fields in _sections():
         for key, info in fields:
-            default = "none" if info.default is None else f"`{_toml(info.default)}`"
             meaning = _meaning(info).replace("|", "\\|")
-            rows.append(f"| `{section}.{key}` | {default} | {meaning} |")
+            rows.append(f"| `{section}.{key}` | `{_toml(_written(info))}` | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
@@ -58,8 +57,13 @@ def _sections() -> list[tuple[str, list[tuple[str, FieldInfo]]]]:
 
 
 def _assignment(key: str, info: FieldInfo) -> str:
-    """`key = default`; commented out where the default is that the key is not there."""
-    return f'# {key} = ""' if info.default is None else f"{key} = {_toml(info.default)}"
+    """`key = default`, where "" stands for nothing."""
+    return f"{key} = {_toml(_written(info))}"
+
+
+def _written(info: FieldInfo) -> Any:
+    """The default as config.toml has it: TOML knows no None."""
+    return "" if info.default is None else info.default
 
 
 def _toml(value: Any) -> str:

@@ -19,10 +19,10 @@ from loguru import logger
 from stackd import logs
 from stackd.cli_models import models_app
 from stackd.errors import ConfigError, StackdError
+from stackd.records import program
 from stackd.settings import Settings, find_config, load
 
 app = typer.Typer(
-    help="Turns sets of telescope captures into clean pictures, unattended.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,6 +44,21 @@ def main() -> None:
 def train_main() -> None:
     """The `stackd-train` command."""
     _exit_with_code(train_app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(program())
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Say which stackd this is.")
+    ] = False,
+) -> None:
+    """Turns sets of telescope captures into clean pictures, unattended."""
 
 
 @app.command()
@@ -85,6 +100,8 @@ def once(config: Config = None, as_json: AsJson = False) -> None:
             trouble = daemon.turn.inbox_trouble or daemon.turn.trouble or daemon.turn.unread
         finally:
             daemon.close()
+    if not outcomes and not trouble and not as_json:
+        print("no set is complete; `stackd status` says what waits, and for what")
     if trouble or any(outcome.verdict not in ("done", "duplicate", "handed back") for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -122,11 +139,13 @@ def check(
 
     settings = _settings(config)
     logs.configure("ERROR")
-    problems = inspection.problems_of_house(settings, find_config(config))
+    problems, waits = inspection.problems_of_house(settings, find_config(config)), ""
     if path is not None:
-        problems += inspection.problems_of_set(path, settings)
-    for problem in problems:
-        print(problem)
+        of_set, waits = inspection.problems_of_set(path, settings)
+        problems += of_set
+    for line in (*problems, waits):
+        if line:
+            print(line)
     if problems:
         raise typer.Exit(1)
     print("nothing is wrong")

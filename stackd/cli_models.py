@@ -30,7 +30,9 @@ def models_list(config: Config = None, as_json: AsJson = False) -> None:
             print(json.dumps(asdict(one) | {"path": str(one.path)} | told))
             continue
         marks = ", ".join(mark for mark in ("current", "shipped") if getattr(one, mark))
-        refused = "" if (card.get("comparison") or {}).get("promoted", True) else "not promoted"
+        # what the makers shipped, the gate of this store never judged
+        judged = {} if one.shipped else card.get("comparison") or {}
+        refused = "" if judged.get("promoted", True) else "not promoted"
         parts = f"{one.name}@{one.version}", one.sha256[:12], marks, refused, cards.summary_of(card)
         print("  ".join(part for part in parts if part))
 

@@ -23,13 +23,17 @@ def problems_of_house(settings: Settings, config: Path | None) -> list[str]:
     return [*_config_problems(config), *_folder_problems(settings), *_model_problems(settings)]
 
 
-def problems_of_set(path: Path, settings: Settings) -> list[str]:
-    """Every problem of the frames in a folder, or of one frame."""
+def problems_of_set(path: Path, settings: Settings) -> tuple[list[str], str]:
+    """Every problem of the frames in a folder, or of one frame; and what they still wait for, which is no problem."""
     runner = SerialRunner(Work(), lambda digest: None, lambda *step: None)
     try:
-        return [str(problem) for problem in find_frames([path], settings, runner).problems]
+        found = find_frames([path], settings, runner)
     except StackdError as error:
-        return [str(error)]
+        return [str(error)], ""
+    frames, whole = len(found.frames), settings.set.frames
+    left, lacking = frames % whole, -frames % whole
+    waits = f"{frames} usable frames, and a set has {whole} (set.frames): {left} wait for {lacking} more"
+    return [str(problem) for problem in found.problems], waits if left else ""
 
 
 def _config_problems(config: Path | None) -> Iterator[str]:

@@ -5,7 +5,16 @@ arrays, and so no numpy in the supervisor.
 """
 
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+
+def program() -> str:
+    """Name and version of stackd, as results and checkpoints state them."""
+    try:
+        return f"stackd {version('stackd')}"
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "stackd"
 
 
 @dataclass(frozen=True, slots=True)

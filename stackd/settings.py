@@ -48,11 +48,11 @@ class SetSettings(Section):
         "wait", description="what becomes of a set that stays incomplete"
     )
     partial_after_s: Annotated[float, Field(ge=0)] = Field(
-        3600.0, description="no new frame for so long makes a set incomplete"
+        3600.0, description="a set counts as incomplete after so long without a new frame"
     )
     min_frames: Annotated[int, Field(ge=1)] = Field(2, description='fewest frames that partial = "restore" accepts')
     exposure_tolerance: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.02, description="relative difference within a set"
+        0.02, description="exposures in a set may differ by this share"
     )
     after: Literal["keep", "archive"] = Field("keep", description="what becomes of a finished set's frames")
 
@@ -65,7 +65,7 @@ class RestoreSettings(Section):
         1.0, description="0 gives the plain stack, 1 the network's result"
     )
     orientations: Literal[0, 1, 2, 4] = Field(
-        0, description="the network sees the picture turned so many ways; 0: as many as a minute allows"
+        0, description="the network sees the picture turned so many ways; 0: four, of large pictures fewer"
     )
     flux_tolerance: Annotated[float, Field(gt=0, le=1)] = Field(
         0.05, description="largest accepted change of star fluxes, mag"
@@ -99,7 +99,7 @@ class LogSettings(Section):
 
 
 class MetricsSettings(Section):
-    textfile: Path | None = Field(None, description="Prometheus text file rewritten after each set")
+    textfile: Path | None = Field(None, description='Prometheus text file rewritten after each set; "" for none')
 
 
 class NotifySettings(Section):
@@ -112,7 +112,7 @@ class ClusterSettings(Section):
 
 
 class TrainSettings(Section):
-    pictures: Path | None = Field(None, description="folder of clean pictures; none: simulated skies alone")
+    pictures: Path | None = Field(None, description='folder of clean pictures; "" for simulated skies alone')
     preset: str = Field("default", description="network and recipe to train")
     minutes: Annotated[float, Field(gt=0)] = Field(30.0, description="length of a training run")
     seed: int = Field(0, description="seed of data, weights and order")
@@ -250,7 +250,9 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             if info.annotation not in (Path, Path | None):
                 continue
             value = out.get(section, {}).get(key, info.default)
-            if isinstance(value, (str, Path)) and str(value):
+            if value == "":
+                out[section][key] = None  # "" names nothing, and where something has to be named that is an error
+            elif isinstance(value, (str, Path)):
                 out.setdefault(section, {})[key] = Path(os.path.normpath(folder / Path(value).expanduser()))
     return out
 
@@ -258,6 +260,8 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _explain(error: Any, path: Path | None, from_environment: set[str]) -> str:
     """What is wrong, blamed on the file or on the variable; `from_environment`: "section.key" of its values."""
     where, what = ".".join(str(part) for part in error["loc"][:2]), error["msg"].removeprefix("Value error, ")
+    if error["type"] == "path_type":
+        what = "must name a folder"
     if where in from_environment:
         return f"{_variable(where)} in the environment: {what}"
     if where:

@@ -163,7 +163,7 @@ class Turn:
             listing = self._inbox_now()
         except OSError as error:
             if not self.inbox_trouble:
-                logger.error("the inbox cannot be read; nothing is changed and stackd goes on trying: {}", error)
+                logger.error("the inbox cannot be read, and nothing is changed until it can: {}", error)
             self.inbox_trouble = str(error)
             return
         if self.inbox_trouble:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from stackd import cli, single, status
 from stackd.daemon import Daemon
 from stackd.errors import ConfigError, InstanceError, ModelError, OutputError, SetError, StackdError
+from stackd.records import program
 from stackd.settings import load
 
 HEAVY = ("tensorflow", "keras")
@@ -234,10 +235,28 @@ def test_restore_says_all_problems_and_leaves_nothing(here: Path) -> None:
 
 
 def test_once_without_anything_to_do_is_good(here: Path) -> None:
-    """Folders that stackd writes to are made; exit 0; nothing on stdout."""
+    """Folders that stackd writes to are made; exit 0; nothing on stdout for machines, and a word for people."""
     done = stackd(here, "once", "--json")
     assert (done.returncode, done.stdout) == (0, "")
     assert (here / "outbox").is_dir()
+    assert "no set is complete" in stackd(here, "once").stdout
+
+
+def test_the_version_is_told(call: Callable[..., Any]) -> None:
+    """As results name it."""
+    assert call("--version").stdout == f"{program()}\n"
+
+
+def test_check_tells_what_a_good_set_waits_for(call: Callable[..., Any], here: Path) -> None:
+    """Three frames are good, and no set yet."""
+    for n in range(3):
+        write_capture(here / "set" / f"{n}.fits", n)
+
+    told = call("check", "set")
+
+    assert told.exit_code == 0
+    assert "3 usable frames, and a set has 8" in told.stdout
+    assert "3 wait for 5 more" in told.stdout
 
 
 def test_snapshot_in_one_line() -> None:

@@ -178,3 +178,15 @@ def test_digest_tells_settings_apart(frames: int, strength: float, network: bool
 
     assert Settings.model_validate(settings.model_dump()).digest() == settings.digest()
     assert (settings.digest() == Settings().digest()) == (settings == Settings())
+
+
+def test_an_empty_path_is_none_where_that_may_be(tmp_path: Path) -> None:
+    """config.toml has no other word for nothing; a folder has to be named."""
+    file = tmp_path / "config.toml"
+    file.write_text('[metrics]\ntextfile = ""\n[train]\npictures = ""\n')
+    settings = load(file, {})
+    assert settings.metrics.textfile is None
+    assert settings.train.pictures is None
+    file.write_text('[folders]\ninbox = ""\n')
+    with pytest.raises(ConfigError, match=r"folders\.inbox: must name a folder"):
+        load(file, {})

@@ -8,7 +8,6 @@ where the folder goes next: making it visible is the outbox's work.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from stackd.disk.headers import iso, quiet_fits, result_header, utc
 from stackd.disk.outbox import as_output_error, sync_tree, write_manifest
 from stackd.disk.report import render_report
 from stackd.imaging.preview import Stretch, apply_stretch, find_stretch
+from stackd.records import program
 
 UNSEEN = 0  # in the 16-bit files, where no frame saw the sky
 DEEPEST = 65535
@@ -132,14 +132,6 @@ def to_sixteen_bit(image: Image, scale: Scale) -> NDArray[np.uint16]:
     numbers = np.rint((image - np.float32(scale.zero_adu)) / np.float32(scale.scale_adu)).clip(1, DEEPEST)
     numbers = np.where(np.isfinite(image), numbers, UNSEEN).astype(np.uint16)
     return numbers if numbers.ndim == 2 else np.ascontiguousarray(numbers.transpose(1, 2, 0))
-
-
-def program() -> str:
-    """Name and version, as results state them."""
-    try:
-        return f"stackd {version('stackd')}"
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "stackd"
 
 
 def plain_values(value: Any) -> Any:

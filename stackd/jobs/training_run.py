@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from stackd.disk.writer import program
 from stackd.errors import ModelError
 from stackd.jobs.training_request import SetFolders, TrainingRequest
 from stackd.network.fit import Recipe
+from stackd.records import program
 
 NOTHING_YET = float("nan")
 
