@@ -68,7 +68,7 @@ class RestoreSettings(Section):
         0, description="the network sees the picture turned so many ways; 0: four, of large pictures fewer"
     )
     flux_tolerance: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.05, description="largest accepted change of star fluxes, mag"
+        0.05, description="most that star fluxes may scatter against the stack's, mag; past it less of the network"
     )
     reject_kappa: Annotated[float, Field(ge=2, le=20)] = Field(
         4.0, description="outliers beyond so many sigma are left out"

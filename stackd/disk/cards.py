@@ -7,6 +7,8 @@ from typing import Any
 
 from stackd.disk.figures import number
 
+# Of the golden set that figures come from: raised whenever its skies, or the way from them to a picture, become others.
+GOLDEN_EDITION = 2
 
 def summary_of(card: dict[str, Any]) -> str:
     """One line for a list of models: "PSNR 38.10 dB, stars found 0.74, flux error 0.012 mag, invented 0 per Mpx"."""
@@ -17,7 +19,8 @@ def summary_of(card: dict[str, Any]) -> str:
     ]  # fmt: skip
     known = [words.format(number(value, digits)) for value, words, digits in parts if value is not None]
     if known:
-        return ", ".join(known)
+        older = card.get("golden_edition", 1) != GOLDEN_EDITION
+        return ", ".join(known) + (" (on an older golden set: not comparable)" if older else "")
     held_out = card.get("scores", {}).get("psnr")
     return f"PSNR {number(held_out, 4)} dB on held-out skies" if held_out is not None else ""
 

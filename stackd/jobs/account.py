@@ -56,7 +56,7 @@ def account_for(
         bottom_up=reference.facts.bottom_up, picture_input=not reference.cards,
         frames=[{"file": Path(path).name} | rows[str(Path(path).absolute())] for path in job.paths],
         figures=figures,
-        model=_model(restorer),
+        model=_model(restorer) if picture.orientations else None,  # loaded, but left out
         psf_fwhm_px=_star_width_px(figures, picture, restorer, job.restore["target_fwhm_px"]),
         history=_history(len(job.paths), aligned, picture, restorer),
         warnings=list(picture.warnings),
@@ -115,6 +115,7 @@ def _figures(aligned: Aligned, stacks: list[Stack], picture: Picture) -> dict[st
         "fwhm_over_field_px": _over_field(aligned),
         "strength": round(picture.strength, 4),
         "orientations": picture.orientations,
+        "sharpened": picture.sharpened,
         **_flux_figures("network_flux", picture.network_fluxes),
         **_flux_figures("flux", picture.fluxes),
         "median_sigma_adu": _number(float(np.nanmedian(picture.sigma))),
@@ -155,10 +156,16 @@ def _model(restorer: AnyRestorer | None) -> dict[str, Any] | None:
     return {key: restorer.card[key] for key in ("name", "version", "sha256")} if restorer else None
 
 
+def _how_they_lie(frames: int, aligned: Aligned) -> str:
+    if len(aligned.used) > 1 and all(aligned.frames[k].transform.method == "identity" for k in aligned.used):
+        return f"{len(aligned.used)} of {frames} frames left as they lie, on the grid of REFFRAME"
+    return f"registered {len(aligned.used)} of {frames} frames onto REFFRAME"
+
+
 def _history(frames: int, aligned: Aligned, picture: Picture, restorer: AnyRestorer | None) -> list[str]:
     lines = [
         f"hot pixels mended: {aligned.hot_pixels}",
-        f"registered {len(aligned.used)} of {frames} frames onto REFFRAME",
+        _how_they_lie(frames, aligned),
         "outliers rejected, inverse-variance weighted mean: the plain stack",
     ]
     if aligned.field and picture.orientations:

@@ -62,6 +62,7 @@ class Aligned:
     reference: int  # among all frames
     used: tuple[int, ...]
     frames: tuple[AlignedFrame, ...]
+    by_stars: bool  # stars told how the frames lie, or that they lie on each other as they are
     bands: tuple[Image, ...]
     noise_adu: NDArray[np.float64]
     psfs: tuple[Psf, ...] | None
@@ -83,70 +84,99 @@ def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, fl
     black_shares = [share_at_black(pixels) for pixels in raw]
     planes, hot_pixels = _clean_planes(raw, frames[0].facts.bayer)
     del raw
-    skies = [[measure_sky(band) for band in image] for image in planes]
-    for image, levels in zip(planes, skies):
-        image -= np.array([s.level_adu for s in levels], np.float32)[:, None, None]
-    noise = np.array([_noise_by_band(f, len(p)) for f, p in zip(frames, planes)])
+    skies_adu = _without_sky(planes)
+    noise_adu = np.array([_noise_by_band(f, len(p)) for f, p in zip(frames, planes)])
+    luminance_noise_adu = noise_adu.mean(1) / np.sqrt(noise_adu.shape[1])
+    saturation_adu = min(f.saturation_adu - sky_adu for f, sky_adu in zip(frames, skies_adu))
     progress("register", 0.1)
-    luminances = [image.mean(0) for image in planes]
-    lum_noise = noise.mean(1) / np.sqrt(noise.shape[1])
-    saturation = min(f.saturation_adu for f in frames) - float(np.mean([s.level_adu for s in skies[0]]))
-    registration = register_set(luminances, [float(n) for n in lum_noise], saturation)
+    registration = register_set(
+        [image.mean(0) for image in planes], [float(n) for n in luminance_noise_adu], saturation_adu
+    )
+    by_stars = any(t is not None and t.method == "stars" for t in registration.transforms)
     if aligned:
         registration = _all_in_place(registration, len(frames))
     used = [k for k, t in enumerate(registration.transforms) if t is not None]
     _require_two(frames, used, registration.reasons)
     progress("warp", 0.25)
     single = planes[registration.reference].copy()
-    del luminances
     bands = _warp(planes, registration, used)
-    moved = {k: bands[:, n] for n, k in enumerate(used)}
     progress("measure", 0.4)
-    clearly, faintly = _shown(moved, lum_noise)
+    told = _told({k: bands[:, n] for n, k in enumerate(used)}, registration, luminance_noise_adu, saturation_adu)
+    reasons = [_dim(told.light.get(k, 1.0)) or reason for k, reason in enumerate(registration.reasons)]
+    if any(reasons[k] for k in used):
+        bands = bands[:, [not reasons[k] for k in used]]
+        used = [k for k in used if not reasons[k]]
+    _require_two(frames, used, reasons)
+    light = np.array([told.light[k] for k in used])
+    bands /= light.astype(np.float32)[:, None, None]
+    _bring_to_one_level(bands, used.index(registration.reference))
+    return Aligned(
+        registration.reference, tuple(used),
+        _rows(registration, reasons, told, skies_adu, noise_adu, black_shares), by_stars,
+        tuple(bands), (noise_adu[used] / light[:, None]).T,
+        tuple(told.psfs[k] for k in used) if told.psfs else None, told.field,
+        told.stars, told.points, single, hot_pixels, saturation_adu,
+    )  # fmt: skip
+
+
+def _without_sky(planes: Sequence[Image]) -> list[float]:
+    """Takes each band's level from the frames (bands, H, W), in place; gives each frame's mean level (ADU)."""
+    levels_adu = [np.array([measure_sky(band).level_adu for band in image], np.float32) for image in planes]
+    for image, level_adu in zip(planes, levels_adu):
+        image -= level_adu[:, None, None]
+    return [float(level_adu.mean()) for level_adu in levels_adu]
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What the frames tell together once they lie on each other; `psfs` and `light` by the frame's place in the set."""
+
+    stars: Stars
+    points: Points
+    psfs: dict[int, Psf] | None
+    field: PsfField | None
+    light: dict[int, float]  # relative to the reference
+
+
+def _told(
+    moved: dict[int, Image], registration: Registration, noise_adu: NDArray[np.float64], saturation_adu: float
+) -> _Told:
+    """Stars, their shapes and the transparency of frames (bands, H, W) with such noise of their luminance."""
+    clearly, faintly = _shown(moved, noise_adu)
     stars = registration.stars[registration.reference]
     stars = stars.take(clearly[np.round(stars.y).astype(int), np.round(stars.x).astype(int)])
-    widths = {k: registration.figures[k].fwhm_px for k in used}
-    mean, mean_noise = _mean(moved, lum_noise)
-    points = _points(mean, mean_noise, stars, faintly, saturation)
-    psfs = _psfs(moved, points, lum_noise, saturation, widths)
-    field = _field(mean, mean_noise, points, len(stars), faintly, saturation) if psfs else None
-    del mean
-    light = _light(moved, registration.reference, stars, psfs)
-    dim = {
-        k: f"only {share:.0%} of the reference's light came through"
-        for k, share in light.items()
-        if share < LEAST_LIGHT
-    }
-    if dim:
-        bands = bands[:, [k not in dim for k in used]]
-        used = [k for k in used if k not in dim]
-        moved = {k: bands[:, n] for n, k in enumerate(used)}
-    reasons = [dim.get(k, reason) for k, reason in enumerate(registration.reasons)]
-    _require_two(frames, used, reasons)
-    for k in used:
-        moved[k] /= np.float32(light[k])
-    _bring_to_one_level(moved, used, registration.reference)
-    rows = tuple(
-        AlignedFrame(
-            registration.transforms[k],
-            reasons[k],
-            figures.stars,
-            psfs[k].fwhm_px if psfs and k in psfs else figures.fwhm_px,
-            psfs[k].ellipticity if psfs and k in psfs else figures.ellipticity,
-            float(np.mean([s.level_adu for s in skies[k]])),
-            float(noise[k].mean()),
-            light.get(k, float("nan")),
-            black_shares[k],
-        )
-        for k, figures in enumerate(registration.figures)
-    )
-    scale = np.array([light[k] for k in used])[:, None]
-    return Aligned(
-        registration.reference, tuple(used), rows,
-        tuple(bands), (noise[used] / scale).T,
-        tuple(psfs[k] for k in used) if psfs else None, field,
-        stars, points, single, hot_pixels, saturation,
-    )  # fmt: skip
+    mean, mean_noise_adu = _mean(moved, noise_adu)
+    points = _points(mean, mean_noise_adu, stars, faintly, saturation_adu)
+    widths_px = {k: registration.figures[k].fwhm_px for k in moved}
+    psfs = _psfs(moved, points, noise_adu, saturation_adu, widths_px)
+    field = _field(mean, mean_noise_adu, points, len(stars), faintly, saturation_adu) if psfs else None
+    return _Told(stars, points, psfs, field, _light(moved, registration.reference, stars, psfs))
+
+
+def _dim(light: float) -> str:
+    """Why a frame with this light is left out; "" for one that is not."""
+    return f"only {light:.0%} of the reference's light came through" if light < LEAST_LIGHT else ""
+
+
+def _rows(
+    registration: Registration,
+    reasons: Sequence[str],
+    told: _Told,
+    skies_adu: Sequence[float],
+    noise_adu: NDArray[np.float64],
+    black_shares: Sequence[float],
+) -> tuple[AlignedFrame, ...]:
+    """What each frame of the set came to: its star shape by the fit, else as it was first seen."""
+    rows = []
+    for k, figures in enumerate(registration.figures):
+        shape = told.psfs[k] if told.psfs and k in told.psfs else figures
+        rows.append(
+            AlignedFrame(
+                registration.transforms[k], reasons[k], figures.stars, shape.fwhm_px, shape.ellipticity,
+                skies_adu[k], float(noise_adu[k].mean()), told.light.get(k, float("nan")), black_shares[k],
+            )
+        )  # fmt: skip
+    return tuple(rows)
 
 
 def _warp(planes: list[Image], registration: Registration, used: Sequence[int]) -> Image:
@@ -226,31 +256,31 @@ def _mean(moved: dict[int, Image], noise_adu) -> tuple[Image, float]:
     return mean, float(weights.max() ** -0.5)
 
 
-def _points(mean: Image, noise_adu: float, stars: Stars, shown: NDArray[np.bool_], saturation: float) -> Points:
+def _points(mean: Image, noise_adu: float, stars: Stars, shown: NDArray[np.bool_], saturation_adu: float) -> Points:
     """The true stars of the set, told from knots of nebula on the mean of its frames, where widths are surest, and from
     cosmic rays and noise, which are narrower still, by being `shown` in several frames."""
     usual_px = float(np.median(stars.fwhm_px[:BRIGHT])) if len(stars) else 0.0
-    return find_points(mean, noise_adu, UNSATURATED_SHARE * saturation, usual_px, shown)
+    return find_points(mean, noise_adu, UNSATURATED_SHARE * saturation_adu, usual_px, shown)
 
 
 def _field(
-    mean: Image, noise_adu: float, points: Points, stars: int, shown: NDArray[np.bool_], saturation: float
+    mean: Image, noise_adu: float, points: Points, stars: int, shown: NDArray[np.bool_], saturation_adu: float
 ) -> PsfField | None:
     """How star shapes change over the mean of the frames, against the shape of its points, which tell each frame's."""
-    below_adu = UNSATURATED_SHARE * saturation
+    below_adu = UNSATURATED_SHARE * saturation_adu
     usual = fit_psf(mean, points.x, points.y, points.flux, noise_adu, peak_below_adu=below_adu)
     return usual and measure_field(mean, noise_adu, below_adu, usual, shown, stars)
 
 
 def _psfs(
-    moved: dict[int, Image], points: Points, noise_adu, saturation: float, widths: dict[int, float]
+    moved: dict[int, Image], points: Points, noise_adu, saturation_adu: float, widths_px: dict[int, float]
 ) -> dict[int, Psf] | None:
     """Each used frame's star shape on the reference's grid.
 
     Where a fit fails (clouds), its fellows' median shape, at the width that the frame's own few stars show if any.
     None where stars are too few in most frames: nobody knows the shape then.
     """
-    below_adu = UNSATURATED_SHARE * saturation
+    below_adu = UNSATURATED_SHARE * saturation_adu
     found = {
         k: fit_psf(image.mean(0), points.x, points.y, points.flux, float(noise_adu[k]), peak_below_adu=below_adu)
         for k, image in moved.items()
@@ -259,7 +289,7 @@ def _psfs(
     if 2 * len(good) < len(found) or not good:
         return None
     beta, usual_px = (float(np.median(v)) for v in zip(*((p.beta, p.fwhm_px) for p in good.values())))
-    shown = {k: width for k, width in widths.items() if np.isfinite(width)}
+    shown = {k: width for k, width in widths_px.items() if np.isfinite(width)}
     ratio = float(np.median([p.fwhm_px / shown[k] for k, p in good.items() if k in shown] or [1.0]))
     return {k: p or Psf(ratio * shown[k] if k in shown else usual_px, beta) for k, p in found.items()}
 
@@ -276,9 +306,10 @@ def _light(moved: dict[int, Image], reference: int, stars: Stars, psfs: dict[int
     return light
 
 
-def _bring_to_one_level(moved: dict[int, Image], used: list[int], reference: int) -> None:
-    """Take from every frame, band by band and in place, the tilt of its sky against the reference's."""
-    for k in used:
-        if k != reference:
-            for band, guide in zip(moved[k], moved[reference]):
-                band -= tilt_between(band, guide)
+def _bring_to_one_level(bands: Image, reference: int) -> None:
+    """Take from every frame of the bands (bands, N, H, W), in place, the tilt of its sky against the reference's, which
+    is the one at that place among them."""
+    for frames in bands:
+        for n, frame in enumerate(frames):
+            if n != reference:
+                frame -= tilt_between(frame, frames[reference])

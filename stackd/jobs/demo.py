@@ -102,12 +102,14 @@ def run(out: Path, settings: Settings, turn: Turn) -> Iterator[str]:
 
 
 def settings_for(out: Path, settings: Settings) -> Settings:
-    """The same settings with every folder in `out`, and so the shipped model; nobody is notified of a demo."""
+    """The same settings with every folder in `out`, and so the shipped model at its full strength; nobody is notified
+    of a demo."""
     names = {name: out / name for name in ("inbox", "outbox", "quarantine", "archive", "models")}
+    shown = {"model": RestoreSettings().model, "network": True, "strength": 1.0}
     own = {
         "folders": FolderSettings(**names, state=out / ".stackd"),
         "set": SetSettings(settle_s=0.2, scan_interval_s=1.0),
-        "restore": settings.restore.model_copy(update={"model": RestoreSettings().model}),
+        "restore": settings.restore.model_copy(update=shown),
         "notify": NotifySettings(),
         "metrics": MetricsSettings(),
     }

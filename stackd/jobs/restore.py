@@ -88,7 +88,7 @@ def restore(
             np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, 1, None, None, (CLASSIC_WARNING,)
         )
     if aligned.psfs is None:
-        if any(aligned.frames[k].transform.method == "stars" for k in aligned.used):
+        if aligned.by_stars:
             return Picture(plain, plain_sigma, plain, 0.0, 0, None, None, (f"{NO_SHAPE} and this is the plain stack",))
         return _sharpened(aligned, stacks, plain, plain_sigma, settings)
     orientations = settings["orientations"] or _affordable_orientations(plain.size)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from loguru import logger
 
 from stackd.disk import checkpoint
+from stackd.disk.cards import GOLDEN_EDITION
 from stackd.disk.lock import Lock
 from stackd.disk.weights import Weights
 from stackd.errors import ConfigError, ModelError
@@ -215,7 +216,7 @@ def _stored(request: TrainingRequest, card: dict[str, Any], weights, judge: Judg
     against, theirs = promotion.figures_of_current(request.store, request.preset, judge.figures)
     comparison = promotion.compare(mine, theirs, against, judge.rules)
     scores = mine[HELD_OUT]
-    card |= {"scores": scores, "figures": mine}
+    card |= {"scores": scores, "figures": mine, "golden_edition": GOLDEN_EDITION}
     version = promotion.publish(request.store, request.preset, weights, card, comparison, request.keep)
     checkpoint.remove(request.run_folder)
     return Outcome(version, comparison.promoted, scores, comparison, figure)

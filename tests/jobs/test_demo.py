@@ -92,8 +92,8 @@ def test_a_failure_is_told(tmp_path: Path, settings: Settings) -> None:
 
 
 def test_a_demo_keeps_to_its_folder(tmp_path: Path, settings: Settings) -> None:
-    """Its own folders, the shipped model, the user's restoration else, no notification of anybody."""
-    promoted = settings.restore.model_copy(update={"model": "classic"})
+    """Its own folders, the shipped model at work, the user's restoration else, no notification of anybody."""
+    promoted = settings.restore.model_copy(update={"model": "classic", "network": False, "strength": 0.3})
 
     house = demo.settings_for(tmp_path, settings.model_copy(update={"restore": promoted}))
 

@@ -367,8 +367,8 @@ def test_where_only_sharp_frames_saw_stars_are_sharper(colour_field: Aligned, so
 
 def test_stars_without_a_shape_are_not_sharpened(colour_field: Aligned, untrained: Restorer) -> None:
     """Trailed stars placed the frames but tell no PSF: the plain stack, which no guessed blur spoils."""
-    transforms = [replace(row, transform=replace(row.transform, method="stars")) for row in colour_field.frames]
-    aligned = replace(colour_field, psfs=None, frames=tuple(transforms))
+    aligned = replace(colour_field, psfs=None)
+    assert aligned.by_stars
     stacks = [clipped_stack(band, noise, 4.0) for band, noise in zip(aligned.bands, aligned.noise_adu)]
 
     picture = restore.restore(aligned, stacks, untrained, RestoreSettings().model_dump(), lambda share: None)
@@ -376,6 +376,34 @@ def test_stars_without_a_shape_are_not_sharpened(colour_field: Aligned, untraine
     np.testing.assert_array_equal(picture.restored, picture.stack)
     assert (picture.strength, picture.orientations, picture.sharpened) == (0.0, 0, False)
     assert "plain stack" in picture.warnings[0]
+
+
+@pytest.mark.parametrize(("psfs", "by_stars"), [(None, True), (None, False)], ids=["plain stack", "sharpened"])
+def test_a_network_that_was_left_out_is_not_named(
+    light_paths: tuple[str, ...], run: Run, untrained: Restorer, monkeypatch: pytest.MonkeyPatch, psfs, by_stars
+) -> None:
+    """Neither in the header nor on the page, whatever was loaded."""
+    monkeypatch.setattr(
+        pipeline, "align", lambda frames, **told: replace(align(frames, **told), psfs=psfs, by_stars=by_stars)
+    )
+
+    content, folder = run(light_paths, untrained)
+
+    assert content["model"] is None
+    assert fits.getheader(folder / "restored.fits")["MODEL"] == "none"
+    page = (folder / "report.html").read_text()
+    assert "No network was used" in page
+    assert ("sharpened" in page.split("<footer>")[1]) == (not by_stars)
+
+
+def test_a_sky_of_its_own_tells_what_is_saturated() -> None:
+    """A frame taken at dawn has less room above its sky than its fellows: its limit holds for all."""
+    frames = frames_of(night_of(star_field(1), frames=3))
+    frames[1].pixels[...] += 5000
+
+    one, other = (align(some, aligned=True, progress=lambda step, share: None) for some in (frames[::2], frames))
+
+    assert one.saturation_adu - other.saturation_adu == pytest.approx(5000, abs=500)
 
 
 def test_frames_clipped_at_black_are_told() -> None:

@@ -107,6 +107,8 @@ def test_the_card_keeps_the_comparison(tmp_path: Path) -> None:
     assert lines[0] == f"against small@{first.version}: not promoted"
     assert any("psnr, golden set" in line and "fell short" in line for line in lines)
     assert "PSNR 40.10 dB" in cards.summary_of(told)
+    assert "not comparable" in cards.summary_of(told)
+    assert "not comparable" not in cards.summary_of(told | {"golden_edition": cards.GOLDEN_EDITION})
     assert cards.comparison_lines({}) == []
     assert cards.summary_of({"scores": {"psnr": 38.25}}) == "PSNR 38.25 dB on held-out skies"
 
