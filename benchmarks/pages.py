@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.metrics import SIGMA_BINS
 from stackd.imaging.judge import CLAIM_SIGMA, FALSE_PER_MPX, FLUX_RADIUS_PX, WORTH_FINDING_SIGMA
@@ -80,20 +81,28 @@ def _head(story: Story) -> str:
         "give. All ways get the same files. Every picture is judged on its own reference frame's grid after fitting "
         "its unit, sky level and tilt, where all frames saw the sky. *One frame* is stackd's reference, *mean* lays "
         "the frames on each other by their true poses, *plain stack* is `stack.fits` and *stackd* is "
-        "`restored.fits`."
+        "`restored.fits`. Means are of the kinds for which every way has a figure, and of all for those ways that have "
+        "them all."
     )
 
 
 def _table(judged: Sequence[Judged], ways: Sequence[str], key: str, form: str) -> str:
     rows = [(one.name, [one.figures.get(way, {}).get(key, np.nan) for way in ways]) for one in judged]
     rows = [(name, values) for name, values in rows if np.isfinite(values).any()]
-    complete = np.array([values for _, values in rows if np.isfinite(values).all()])
     lines = [_row(["kind", *ways]), _row(["---", *["---:"] * len(ways)])]
     lines += [_row([name, *(_number(value, form) for value in values)]) for name, values in rows]
+    everything = np.array([values for _, values in rows])
+    complete = everything[np.isfinite(everything).all(1)]
     if len(complete) > 1:
-        means = [f"**{_number(value, form)}**" for value in complete.mean(0)]
-        lines.append(_row([f"**mean of {len(complete)}**", *means]))
+        lines.append(_means(complete, form))
+    if 1 < len(complete) < len(everything):
+        lines.append(_means(everything, form))
     return "\n".join(lines)
+
+
+def _means(rows: NDArray[np.float64], form: str) -> str:
+    """A line of each way's mean, of those that have a figure in every row."""
+    return _row([f"**mean of {len(rows)}**", *(f"**{_number(value, form)}**" for value in rows.mean(0))])
 
 
 def _invented(judged: Sequence[Judged], ways: Sequence[str]) -> str:
