@@ -252,6 +252,7 @@ def train(
         seed=settings.train.seed if seed is None else seed,
         resume=resume,
         keep=settings.train.keep,
+        spared=(settings.restore.model,),
         sets=SetFolders(folders.outbox, (folders.inbox, folders.archive)) if from_sets else None,
         from_current=from_current or from_sets,
         learning_rate=learning_rate,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,10 @@ from typer.testing import CliRunner
 
 from stackd import cli, single, status
 from stackd.daemon import Daemon
+from stackd.disk import model_store, models
 from stackd.errors import ConfigError, InstanceError, ModelError, OutputError, SetError, StackdError
+from stackd.jobs import promotion, training
+from stackd.jobs.training_request import Outcome, TrainingRequest
 from stackd.records import program
 from stackd.settings import load
 
@@ -124,6 +128,26 @@ def test_what_this_user_may_not_read_is_named(capsys: pytest.CaptureFixture[str]
 def test_no_training_lasts_no_time(call: Callable[..., Any]) -> None:
     """Zero minutes are a slip, not thirty."""
     assert call("--minutes", "0", app=cli.train_app).exit_code == 2
+
+
+def test_training_spares_the_version_that_the_config_pins(
+    call: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Week by week newer versions come; the one that every set is to be restored with stays."""
+    weights = [{"a": np.full(3, number, np.float32)} for number in range(4)]
+    pinned = model_store.publish(here / "models", "default", weights[0], {}, at=datetime(2026, 1, 1, tzinfo=UTC))
+    wanted = f"default@{pinned.version}"
+    (here / "config.toml").write_text(f'[restore]\nmodel = "{wanted}"\n[train]\nkeep = 2\n')
+    won = promotion.Comparison("", ())
+
+    def train(request: TrainingRequest, report: object) -> Outcome:
+        for one in weights[1:]:
+            version = promotion.publish(request.store, "default", one, {}, won, request.keep, request.spared)
+        return Outcome(version, True, {}, won)
+
+    monkeypatch.setattr(training, "train", train)
+    assert call(app=cli.train_app).exit_code == 0
+    assert models.resolve(here / "models", wanted).path == pinned.path
 
 
 def test_usage_and_config_errors_end_with_2(here: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,9 +107,9 @@ def rollback(store: Path, name: str) -> ModelVersion:
     raise ModelError(f"{store / name}: no earlier version of model {name!r} to go back to")
 
 
-def prune(store: Path, name: str, keep: int) -> list[ModelVersion]:
-    """Remove all but the newest `keep` versions, the current one and the one that a rollback would go to; returns what
-    was removed.
+def prune(store: Path, name: str, keep: int, spared: Collection[str] = ()) -> list[ModelVersion]:
+    """Remove all but the newest `keep` versions, the current one, the one that a rollback would go to and the `spared`
+    ones ("NAME@VERSION"); returns what was removed.
 
     The newest may all be refused candidates. What an interrupted `publish` left behind goes too, once it is a day old.
     """
@@ -117,8 +118,9 @@ def prune(store: Path, name: str, keep: int) -> list[ModelVersion]:
         if time.time() - leftover.stat().st_mtime > LEFTOVER_S:
             shutil.rmtree(leftover)
     before = next(earlier(store, name), None)
-    spared = {before.version} if before else set()
-    old = [one for one in stored(store, name)[: -max(keep, 1)] if not one.current and one.version not in spared]
+    spared = {*spared, f"{name}@{before.version}"} if before else spared
+    older = stored(store, name)[: -max(keep, 1)]
+    old = [one for one in older if not one.current and f"{name}@{one.version}" not in spared]
     for version in old:
         doomed = store / UNFINISHED / f"{name}-{version.version}-removed-{os.getpid()}"
         doomed.parent.mkdir(exist_ok=True)

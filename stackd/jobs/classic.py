@@ -63,7 +63,9 @@ def train_classic(request: TrainingRequest) -> Outcome:
 
     against, current = promotion.figures_of_current(request.store, "classic", judge)
     comparison = promotion.compare({HELD_OUT: scores}, current, against, RULES)
-    version = promotion.publish(request.store, "classic", weights_of(network), card, comparison, request.keep)
+    version = promotion.publish(
+        request.store, "classic", weights_of(network), card, comparison, request.keep, request.spared
+    )
     return Outcome(version, comparison.promoted, scores, comparison)
 
 

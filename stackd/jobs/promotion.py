@@ -5,7 +5,7 @@ be run, it takes over. Knows no training and no skies: figures come in as plain 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,16 @@ def figures_of_current(
 
 
 def publish(
-    store: Path, name: str, weights: Weights, card: dict[str, Any], comparison: Comparison, keep: int
+    store: Path,
+    name: str,
+    weights: Weights,
+    card: dict[str, Any],
+    comparison: Comparison,
+    keep: int,
+    spared: Collection[str] = (),
 ) -> models.ModelVersion:
-    """Store a candidate with its comparison, make it current if it won, and let the oldest versions go.
+    """Store a candidate with its comparison, make it current if it won, and let the oldest versions go, but for the
+    `spared` ones ("NAME@VERSION").
 
     Raises ModelError where the disk refuses or the weights could never be loaded; the current model then stays.
     """
@@ -121,7 +128,7 @@ def publish(
     else:
         logger.warning("{}@{} is stored, not promoted: {}", name, version.version, comparison.failed())
     try:
-        model_store.prune(store, name, keep)
+        model_store.prune(store, name, keep, spared)
     except OSError as error:  # the candidate's fate is decided; old versions can go next time
         logger.warning("old versions of {} stay for now: {}", name, error)
     return version

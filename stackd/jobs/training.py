@@ -217,7 +217,7 @@ def _stored(request: TrainingRequest, card: dict[str, Any], weights, judge: Judg
     comparison = promotion.compare(mine, theirs, against, judge.rules)
     scores = mine[HELD_OUT]
     card |= {"scores": scores, "figures": mine, "golden_edition": GOLDEN_EDITION}
-    version = promotion.publish(request.store, request.preset, weights, card, comparison, request.keep)
+    version = promotion.publish(request.store, request.preset, weights, card, comparison, request.keep, request.spared)
     checkpoint.remove(request.run_folder)
     return Outcome(version, comparison.promoted, scores, comparison, figure)
 

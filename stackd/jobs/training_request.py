@@ -29,6 +29,7 @@ class TrainingRequest:
     seed: int = 0
     resume: bool = False
     keep: int = 5
+    spared: tuple[str, ...] = ()  # NAME@VERSION that stays beside those: the configuration asks for it
     sets: SetFolders | None = None  # learn from these captures, too
     from_current: bool = False  # start from the current model's weights
     learning_rate: float | None = None  # the first one; None: the recipe's, a gentle one from the current model

@@ -285,6 +285,19 @@ def test_prune_keeps_what_a_rollback_goes_to(store: Path, weights: Weights) -> N
     assert model_store.rollback(store, "default").version == served.version
 
 
+def test_prune_keeps_what_is_asked_for_by_its_version(store: Path, weights: Weights) -> None:
+    """Pinned in the configuration, neither new nor current: without it nothing could be restored any more."""
+    pinned, other, *_ = versions = [publish(store, weights, day) for day in range(5)]
+    namesake = publish(store, weights, 0, name="mine")
+    promote(store, versions[-1])
+
+    removed = model_store.prune(store, "default", 2, [f"default@{pinned.version}", f"mine@{other.version}"])
+
+    assert [version.version for version in removed] == [version.version for version in versions[1:3]]
+    assert models.resolve(store, f"default@{pinned.version}").path.is_dir()
+    assert namesake.path.is_dir()
+
+
 def test_list_names_shipped_stored_current_and_broken_versions(store: Path, weights: Weights) -> None:
     """One broken card hides no other version."""
     good, bad = publish(store, weights, 1), publish(store, weights, 2, name="mine")
