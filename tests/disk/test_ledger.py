@@ -1,8 +1,10 @@
 """The ledger keeps what was promised of it through crashes, damage and a full disk."""
 
+import fcntl
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from stackd.disk.ledger import (
     digest_of,
     identity_of,
 )
-from stackd.disk.lock import Lock, filesystem_of, is_held
+from stackd.disk.lock import LOCK_NAME, Lock, filesystem_of, is_held
 from stackd.errors import InstanceError, OutputError
 from stackd.records import CaptureSet, Sighting
 
@@ -213,6 +215,21 @@ def test_second_instance_is_told_who_is_there(tmp_path: Path) -> None:
 
     assert not is_held(tmp_path)
     Lock(tmp_path).release()
+
+
+def test_who_only_asks_keeps_nobody_out(tmp_path: Path) -> None:
+    """`stackd status` has the lock for a moment: a daemon that starts just then would stay down till somebody comes."""
+    with open(tmp_path / LOCK_NAME, "a") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        gone = threading.Timer(0.2, fcntl.flock, [asking, fcntl.LOCK_UN])
+        gone.start()
+        lock = Lock(tmp_path)
+        gone.join()
+
+    assert is_held(tmp_path)
+    with pytest.raises(InstanceError):
+        Lock(tmp_path, patience_s=0.0)
+    lock.release()
 
 
 def test_file_system_is_named(tmp_path: Path) -> None:
