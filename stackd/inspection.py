@@ -30,6 +30,8 @@ def problems_of_set(path: Path, settings: Settings) -> tuple[list[str], str]:
         found = find_frames([path], settings, runner)
     except StackdError as error:
         return [str(error)], ""
+    except OSError as error:
+        return [_cannot_be_read(str(error.filename or path), error)], ""
     frames, whole = len(found.frames), settings.set.frames
     left, lacking = frames % whole, -frames % whole
     waits = f"{frames} usable frames, and a set has {whole} (set.frames): {left} wait for {lacking} more"
@@ -42,28 +44,40 @@ def _config_problems(config: Path | None) -> Iterator[str]:
 
 
 def _folder_problems(settings: Settings) -> Iterator[str]:
-    folders = settings.folders
-    if not folders.inbox.is_dir():
-        yield f"folders.inbox ({folders.inbox}) is not there; make it, or mount it"
-    elif not os.access(folders.inbox, os.R_OK | os.X_OK):
-        yield f"folders.inbox ({folders.inbox}) may not be read by this user"
     archive = ("archive",) if settings.set.after == "archive" else ()
-    for name in ("outbox", "quarantine", "state", *archive):
-        folder = getattr(folders, name)
-        above = _nearest_there(folder)
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            yield f"folders.{name} ({folder}) cannot be written by this user"
-        elif name in ("outbox", "state") and outbox.free_mb(above) < settings.limits.min_free_mb:
-            left_mb = outbox.free_mb(above)
-            yield f"folders.{name} ({folder}): {left_mb:.0f} MB left, below limits.min_free_mb; free some space"
-    if settings.set.after == "archive" and not os.access(folders.inbox, os.W_OK):
-        yield f'set.after = "archive" moves frames, but folders.inbox ({folders.inbox}) may not be written by this user'
-    kind = filesystem_of(_nearest_there(folders.state))
-    if kind in NETWORK_FILESYSTEMS:
-        yield f"folders.state ({folders.state}) lies on {kind}, a network disk; name a folder on a local one"
-    kind = filesystem_of(folders.inbox)
+    for name in ("inbox", "outbox", "quarantine", "state", *archive):
+        try:
+            yield from _inbox_problems(settings) if name == "inbox" else _problems_of_writing(name, settings)
+        except OSError as error:
+            yield _cannot_be_read(f"folders.{name} ({getattr(settings.folders, name)})", error)
+
+
+def _inbox_problems(settings: Settings) -> Iterator[str]:
+    """Raises OSError where nobody can tell, as on a mount whose server has gone."""
+    inbox = settings.folders.inbox
+    if not _is_there(inbox) or not inbox.is_dir():
+        yield f"folders.inbox ({inbox}) is not there; make it, or mount it"
+    elif not os.access(inbox, os.R_OK | os.X_OK):
+        yield f"folders.inbox ({inbox}) may not be read by this user"
+    if settings.set.after == "archive" and not os.access(inbox, os.W_OK):
+        yield f'set.after = "archive" moves frames, but folders.inbox ({inbox}) may not be written by this user'
+    kind = filesystem_of(inbox)
     if kind in NETWORK_FILESYSTEMS and settings.set.watch != "poll":
-        yield f'folders.inbox ({folders.inbox}) lies on {kind}, which sends no events; set set.watch = "poll"'
+        yield f'folders.inbox ({inbox}) lies on {kind}, which sends no events; set set.watch = "poll"'
+
+
+def _problems_of_writing(name: str, settings: Settings) -> Iterator[str]:
+    """Of a folder that stackd writes to. Raises OSError where nobody can tell."""
+    folder = getattr(settings.folders, name)
+    above = _nearest_there(folder)
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        yield f"folders.{name} ({folder}) cannot be written by this user"
+    elif name in ("outbox", "state") and outbox.free_mb(above) < settings.limits.min_free_mb:
+        left_mb = outbox.free_mb(above)
+        yield f"folders.{name} ({folder}): {left_mb:.0f} MB left, below limits.min_free_mb; free some space"
+    kind = filesystem_of(above)
+    if name == "state" and kind in NETWORK_FILESYSTEMS:
+        yield f"folders.state ({folder}) lies on {kind}, a network disk; name a folder on a local one"
 
 
 def _model_problems(settings: Settings) -> Iterator[str]:
@@ -76,4 +90,17 @@ def _model_problems(settings: Settings) -> Iterator[str]:
 
 def _nearest_there(folder: Path) -> Path:
     """The folder or, where it is still to be made, the one above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    return next(path for path in (folder, *folder.parents) if _is_there(path))
+
+
+def _is_there(path: Path) -> bool:
+    """Raises OSError where nobody can tell: later Pythons' `exists` would take a dead mount for nothing at all."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _cannot_be_read(what: str, error: OSError) -> str:
+    return f"{what} cannot be read: {error.strerror or error}; see that its disk is there, and who may read it"

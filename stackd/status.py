@@ -12,6 +12,7 @@ from typing import Any
 from stackd.disk import outbox
 from stackd.disk.ledger import LEDGER_NAME, QUARANTINED, RETRY, Ledger
 from stackd.disk.lock import is_held
+from stackd.errors import OutputError
 from stackd.jobs.delivery import usable_model
 from stackd.settings import Settings
 from stackd.turn import Turn, missing_space
@@ -63,29 +64,20 @@ def write(state: Path, view: dict[str, Any]) -> None:
 
 
 def gather(settings: Settings) -> dict[str, Any]:
-    """Everything there is to say, read only. Raises OutputError for a ledger that cannot be read."""
+    """Everything there is to say, read only. Raises OutputError for a state folder or ledger that cannot be read."""
     state = settings.folders.state
-    alive = is_held(state)
     try:
-        view = json.loads((state / STATUS_NAME).read_bytes())
-    except (FileNotFoundError, ValueError):
-        view = {"complete": [], "waiting": [], "spoiled": [], "ignored": [], "trouble": "", "watch": ""}
+        alive, view = is_held(state), _snapshot_in(state)
+        counts, later, away = _said_by_ledger(state)
+    except PermissionError:  # the command line knows what to do about it
+        raise
+    except OSError as error:
+        raise OutputError(f"{state}: folders.state cannot be read: {error.strerror or error}") from error
     view["trouble"] = view["trouble"] or _missing_space(settings)  # a full disk does not take the daemon's own word
     if not alive or "running" not in view:
         view["running"] = None
-    counts: dict[str, int] = {}
-    later: list[dict[str, Any]] = []
-    away: list[dict[str, Any]] = []
-    if (state / LEDGER_NAME).exists():
-        ledger = Ledger(state, read_only=True)
-        counts = ledger.counts()
-        later = [{"set": e.name, "reason": e.reason, "next_try": _time(e.next_try_s)} for e in ledger.entries(RETRY)]
-        away = [
-            {"set": e.name, "reason": e.reason, "file": e.file, "remedy": e.remedy, "attempts": e.attempts}
-            for e in ledger.entries(QUARANTINED)
-        ]
-        ledger.close()
     folder, model = usable_model(settings)
+    free_mb, unreadable = _disk_left(settings)
     reopened = {one["set"] for one in (*view["waiting"], *view["spoiled"])}  # their frames changed since
     later, away = ([one for one in left if one["set"] not in reopened] for left in (later, away))
     view["complete"] = [name for name in view["complete"] if name not in {one["set"] for one in later}]
@@ -97,7 +89,8 @@ def gather(settings: Settings) -> dict[str, Any]:
         "quarantined": away,
         "model": model,
         "model_folder": folder,
-        "free_mb": {name: _free_mb(getattr(settings.folders, name)) for name in ("outbox", "state")},
+        "free_mb": free_mb,
+        "unreadable": unreadable,
     }
 
 
@@ -121,7 +114,8 @@ def as_text(view: dict[str, Any]) -> str:
     lines += [f"ignored      {one}" for one in view["ignored"]]
     repeats = f", {_counted(view['duplicates'], 'repeat')}" if view["duplicates"] else ""
     lines.append(f"done         {_counted(view['done'], 'set')}{repeats}")
-    lines.append("disk left    " + ", ".join(f"{name} {_words_mb(mb)}" for name, mb in view["free_mb"].items()))
+    left = (f"{name} {_words_mb(mb, view['unreadable'].get(name))}" for name, mb in view["free_mb"].items())
+    lines.append("disk left    " + ", ".join(left))
     return "\n".join(line.replace("\n", "\n             ") for line in lines)
 
 
@@ -136,11 +130,42 @@ def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _free_mb(folder: Path) -> float | None:
+def _snapshot_in(state: Path) -> dict[str, Any]:
+    """What the daemon said last; of a house that never worked, nothing. Raises OSError."""
     try:
-        return round(outbox.free_mb(folder), 1)
-    except FileNotFoundError:
-        return None
+        return json.loads((state / STATUS_NAME).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {"complete": [], "waiting": [], "spoiled": [], "ignored": [], "trouble": "", "watch": ""}
+
+
+def _said_by_ledger(state: Path) -> tuple[dict[str, int], list[dict[str, Any]], list[dict[str, Any]]]:
+    """(Sets by state, those tried again, those in quarantine). Raises OSError or OutputError."""
+    if not (state / LEDGER_NAME).exists():
+        return {}, [], []
+    ledger = Ledger(state, read_only=True)
+    later = [{"set": e.name, "reason": e.reason, "next_try": _time(e.next_try_s)} for e in ledger.entries(RETRY)]
+    away = [
+        {"set": e.name, "reason": e.reason, "file": e.file, "remedy": e.remedy, "attempts": e.attempts}
+        for e in ledger.entries(QUARANTINED)
+    ]
+    counts = ledger.counts()
+    ledger.close()
+    return counts, later, away
+
+
+def _disk_left(settings: Settings) -> tuple[dict[str, float | None], dict[str, str]]:
+    """(MiB left by folder, None where nobody can tell; why a folder cannot be read)."""
+    free_mb: dict[str, float | None] = {}
+    unreadable: dict[str, str] = {}
+    for name in ("outbox", "state"):
+        free_mb[name] = None
+        try:
+            free_mb[name] = round(outbox.free_mb(getattr(settings.folders, name)), 1)
+        except FileNotFoundError:  # not there yet
+            continue
+        except OSError as error:  # a mount whose server or device has gone
+            unreadable[name] = error.strerror or str(error)
+    return free_mb, unreadable
 
 
 def _missing_space(settings: Settings) -> str:
@@ -148,9 +173,13 @@ def _missing_space(settings: Settings) -> str:
         return missing_space(settings)
     except FileNotFoundError:  # not there yet
         return ""
+    except OSError as error:
+        return str(outbox.as_output_error(error))
 
 
-def _words_mb(mb: float | None) -> str:
+def _words_mb(mb: float | None, unreadable: str | None) -> str:
+    if unreadable:
+        return f"(cannot be read: {unreadable})"
     if mb is None:
         return "(not there yet)"
     return f"{mb / 1024:.1f} GB" if mb >= 1024 else f"{mb:.0f} MB"

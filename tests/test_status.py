@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from stackd import status
+import pytest
+
+from stackd import inspection, status
+from stackd.errors import OutputError
 from stackd.settings import Settings, load
 
 
@@ -34,6 +37,42 @@ def test_a_pause_says_that_it_ends_by_itself(tmp_path: Path) -> None:
     said = lines_of(settings, trouble="outbox: cannot be written", daemon="running")
     assert "paused       outbox: cannot be written (goes on by itself once that has passed)" in said
     assert "paused       outbox: cannot be written" in lines_of(settings, trouble="outbox: cannot be written")
+
+
+def test_an_outbox_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """Neither there nor not there, as a mount whose server has gone: said, and whatever else is known, too."""
+    nobody_knows = tmp_path / ("x" * 300)  # the file system refuses to look, like a stale mount
+    settings = settings_in(tmp_path, 0)
+    settings = settings.model_copy(update={"folders": settings.folders.model_copy(update={"outbox": nobody_knows})})
+    said = lines_of(settings)
+
+    [paused] = [line for line in said if line.startswith("paused")]
+    assert str(nobody_knows) in paused
+    assert "outbox (cannot be read: File name too long), state " in said[-1]
+    [problem] = inspection.problems_of_house(settings, None)
+    assert problem.startswith(f"folders.outbox ({nobody_knows}) cannot be read: File name too long")
+
+
+def test_a_state_folder_that_cannot_be_read_is_an_error_in_words(tmp_path: Path) -> None:
+    """All that status tells lies there."""
+    settings = settings_in(tmp_path, 0)
+    folders = settings.folders.model_copy(update={"state": tmp_path / ("x" * 300)})
+    with pytest.raises(OutputError, match=r"folders\.state cannot be read: File name too long"):
+        status.gather(settings.model_copy(update={"folders": folders}))
+
+
+@pytest.mark.parametrize("name", ["inbox", "quarantine", "state"])
+def test_check_tells_of_every_folder_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    """One problem each, and the others are looked at all the same; so of a set that is named."""
+    settings = settings_in(tmp_path, 10**9)
+    nobody_knows = tmp_path / ("x" * 300)
+    settings = settings.model_copy(update={"folders": settings.folders.model_copy(update={name: nobody_knows})})
+    problems = inspection.problems_of_house(settings, None)
+
+    assert [one for one in problems if one.startswith(f"folders.{name} ({nobody_knows}) cannot be read")]
+    assert [one for one in problems if one.startswith("folders.outbox") and "min_free_mb" in one]
+    [problem], _ = inspection.problems_of_set(nobody_knows, settings)
+    assert problem.startswith(f"{nobody_knows} cannot be read: File name too long")
 
 
 def test_remarks_stop_nothing_and_are_shown(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Real small file systems under a running daemon: full, read-only, gone, and back.
+"""Real small file systems under a running daemon: full, read-only, gone, dead, and back.
 
     python -m tests.campaigns.mounted [CASE ...]
 
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stackd import status
+from stackd import inspection, status
 from stackd.settings import load
 from tests.campaigns.house import House
 
@@ -25,6 +25,7 @@ OUTER = Path(__file__).parents[2]
 PAUSE_S = "0.5"
 SMALL = "size=16m"  # SQLite's write-ahead log alone may take four
 CASE_DEADLINE_S = 240.0
+FUSE = "/dev/fuse"
 
 
 class Mounts:
@@ -112,6 +113,21 @@ def outbox_read_only(mounts: Mounts) -> None:
     mounts.wait_done("A", "B")
 
 
+def outbox_dead(mounts: Mounts) -> None:
+    """A mount whose server died, as sshfs leaves it: daemon, status and check say so; connected again, all goes on."""
+    mounts.start()
+    outbox = mounts.house.outbox
+    _mount_dead(outbox)
+    mounts.house.drop("B")
+    mounts.wait_paused("not connected")
+    settings = load(mounts.house.folder / "config.toml", {})
+    told = status.as_text(status.gather(settings)), *inspection.problems_of_house(settings, None)
+    if "outbox (cannot be read: " not in told[0] or not any(f"({outbox}) cannot be read" in one for one in told[1:]):
+        raise AssertionError(f"not told: {told}")
+    _do("umount", str(outbox))
+    mounts.wait_done("A", "B")
+
+
 def inbox_gone(mounts: Mounts) -> None:
     """Unmounted in the middle of a night: the empty folder beneath is not taken for an inbox without files."""
     mounts.start()
@@ -138,6 +154,8 @@ CASES: dict[str, Callable[[Mounts], None]] = {
     "outbox_read_only": outbox_read_only,
     "inbox_gone": inbox_gone,
 }
+if os.access(FUSE, os.W_OK):
+    CASES["outbox_dead"] = outbox_dead
 
 
 def why_not() -> str:
@@ -164,6 +182,17 @@ def _namespace() -> list[str]:
 
 def _do(*words: str) -> None:
     subprocess.run(words, check=True)
+
+
+def _mount_dead(folder: Path) -> None:
+    """A file system that nobody serves any more: each look at it is an error, and not that nothing is there."""
+    device = os.open(FUSE, os.O_RDWR)
+    try:
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
+        words = ["mount", "-i", "-t", "fuse", "-o", options, "dead", str(folder)]
+        subprocess.run(words, check=True, pass_fds=[device])
+    finally:
+        os.close(device)
 
 
 def _fill(folder: Path) -> Path:
