@@ -1,4 +1,4 @@
-"""Who else is told: systemd, and after each set the user's own command and a Prometheus text file.
+"""Who else is told: systemd, after each set the user's own command, and a Prometheus text file.
 
 None of them may stop the work. Command and text file are off unless config.toml names them: the command is given the
 set's name and verdict as arguments, never a shell; the text file is replaced in one step, as node_exporter asks.
@@ -7,13 +7,16 @@ set's name and verdict as arguments, never a shell; the text file is replaced in
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import sdnotify
 from loguru import logger
 
+from stackd.disk import outbox
 from stackd.disk.ledger import Ledger
 from stackd.errors import OutputError
 from stackd.jobs.delivery import Outcome
+from stackd.status import sets_by_state
 
 PATIENCE_S = 0.5  # with a service manager that does not listen: the work goes on without it
 
@@ -67,25 +70,51 @@ def notify(command: list[str], timeout_s: float, outcome: Outcome) -> None:
         logger.warning("notify.command ended with exit code {}", ended.returncode)
 
 
-def write_metrics(textfile: Path | None, ledger: Ledger, free_mb: float) -> None:
-    """Rewrite the metrics' text file; what goes wrong with it is logged."""
-    if textfile is None:
-        return
-    try:
-        counts = ledger.counts()
-    except OutputError as error:
-        logger.warning("metrics.textfile is left as it is: {}", error)
-        return
-    lines = ["# HELP stackd_sets Sets in the ledger by state.", "# TYPE stackd_sets gauge"]
+class Metrics:
+    """The Prometheus text file: written at the start and whenever a number in it changed. Off until it has a name."""
+
+    def __init__(self, ledger: Ledger, results: Path) -> None:
+        """`results` is the outbox, whose space is told, too."""
+        self._ledger, self._results = ledger, results
+        self._written: tuple[Path, dict[str, int]] | None = None
+        self._refused = ""  # as the log was told
+
+    def tell(self, textfile: Path | None, view: dict[str, Any], *, anew: bool) -> None:
+        """Write what became of sets, given status's `view`, if that changed or `anew`. What goes wrong is logged once
+        and tried again."""
+        if textfile is None:
+            return
+        try:
+            counts = sets_by_state(self._ledger, view)
+            if anew or self._written != (textfile, counts):
+                _replace(textfile, _as_prometheus(counts, self._free_mb()))
+                self._written = textfile, counts
+            self._refused = ""
+        except (OSError, OutputError) as error:
+            if str(error) != self._refused:
+                logger.warning("metrics.textfile is left as it is: {}", error)
+            self._refused = str(error)
+
+    def _free_mb(self) -> float:
+        try:
+            return outbox.free_mb(self._results)
+        except OSError:
+            return 0.0  # gone: nothing can be written there
+
+
+def _as_prometheus(counts: dict[str, int], free_mb: float) -> str:
+    lines = ["# HELP stackd_sets Sets by state, as `stackd status` shows them.", "# TYPE stackd_sets gauge"]
     lines += [f'stackd_sets{{state="{state}"}} {counts.get(state, 0)}' for state in _STATES]
     lines += [
         "# HELP stackd_outbox_free_bytes Space left for results.",
         "# TYPE stackd_outbox_free_bytes gauge",
         f"stackd_outbox_free_bytes {free_mb * (1 << 20):.0f}",
     ]
-    unfinished = textfile.with_name(f".{textfile.name}.tmp")
-    try:
-        unfinished.write_text("\n".join(lines) + "\n", "utf-8")
-        unfinished.replace(textfile)
-    except OSError as error:
-        logger.warning("metrics.textfile cannot be written: {}", error)
+    return "\n".join(lines) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    """In one step. Raises OSError."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_text(text, "utf-8")
+    unfinished.replace(path)

@@ -65,6 +65,7 @@ class Daemon:
             held.callback(Lock(settings.folders.state).release)
             self._ledger = Ledger(settings.folders.state)
             held.callback(self._ledger.close)
+            self._metrics = announce.Metrics(self._ledger, settings.folders.outbox)
             delivery = self._recovered()
             start, limits = _worker_rules(settings, self._work)
             self._runner = WorkerRunner(start, limits, self._known, self._note)
@@ -126,6 +127,7 @@ class Daemon:
         outcomes = self.turn.advance(now_s)
         self._tell(outcomes)
         self._publish_status(watch)
+        self._metrics.tell(self.settings.metrics.textfile, self._said, anew=bool(outcomes))
         self._systemd.ping(now_s)
 
     def _sleep(self) -> None:
@@ -188,12 +190,6 @@ class Daemon:
                 self._hear(outcome)
             announce.notify(self.settings.notify.command, self.settings.notify.timeout_s, outcome)
             self._systemd.ping(time.monotonic())  # several slow commands are not a hang
-        if outcomes and self.settings.metrics.textfile is not None:
-            try:
-                free_mb = outbox.free_mb(self.settings.folders.outbox)
-            except OSError:
-                free_mb = 0.0  # gone: nothing can be written there
-            announce.write_metrics(self.settings.metrics.textfile, self._ledger, free_mb)
 
     def _publish_status(self, watch: str) -> None:
         """Only when it changed; a disk that cannot take it costs the status alone."""

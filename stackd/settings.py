@@ -99,7 +99,7 @@ class LogSettings(Section):
 
 
 class MetricsSettings(Section):
-    textfile: Path | None = Field(None, description='Prometheus text file rewritten after each set; "" for none')
+    textfile: Path | None = Field(None, description='Prometheus text file of the sets by state; "" for none')
 
 
 class NotifySettings(Section):

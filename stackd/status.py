@@ -63,6 +63,14 @@ def write(state: Path, view: dict[str, Any]) -> None:
     unfinished.replace(state / STATUS_NAME)
 
 
+def sets_by_state(ledger: Ledger, view: dict[str, Any]) -> dict[str, int]:
+    """How many sets are in each state, `view` being a snapshot: in quarantine are also those spoiled before they were
+    begun, of which the ledger knows nothing. Raises OutputError."""
+    reopened = _reopened(view)
+    away = [entry for entry in ledger.entries(QUARANTINED) if entry.name not in reopened]
+    return ledger.counts() | {QUARANTINED: len(view["spoiled"]) + len(away)}
+
+
 def gather(settings: Settings) -> dict[str, Any]:
     """Everything there is to say, read only. Raises OutputError for a state folder or ledger that cannot be read."""
     state = settings.folders.state
@@ -78,7 +86,7 @@ def gather(settings: Settings) -> dict[str, Any]:
         view["running"] = None
     folder, model = usable_model(settings)
     free_mb, unreadable = _disk_left(settings)
-    reopened = {one["set"] for one in (*view["waiting"], *view["spoiled"])}  # their frames changed since
+    reopened = _reopened(view)
     later, away = ([one for one in left if one["set"] not in reopened] for left in (later, away))
     view["complete"] = [name for name in view["complete"] if name not in {one["set"] for one in later}]
     return view | {
@@ -128,6 +136,11 @@ def in_words(set_name: str, reason: str, file: str | None, remedy: str) -> str:
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _reopened(view: dict[str, Any]) -> set[str]:
+    """Sets whose frames changed since the ledger noted their end."""
+    return {one["set"] for one in (*view["waiting"], *view["spoiled"])}
 
 
 def _snapshot_in(state: Path) -> dict[str, Any]:

@@ -4,8 +4,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
 from stackd import announce
+from stackd.disk.ledger import Ledger
+
+NOTHING = {"waiting": [], "spoiled": []}  # of status's snapshot
 
 
 @pytest.fixture
@@ -32,3 +36,27 @@ def test_a_manager_that_does_not_listen_holds_nobody_up(
     systemd.close()
     with deaf_manager:
         assert deaf_manager.recv(100) == b"STATUS=0"
+
+
+def test_metrics_are_written_when_a_number_changed(tmp_path: Path) -> None:
+    """Not at every turn; a folder that is not there is told once, and the file comes when the folder does."""
+    textfile = tmp_path / "later" / "stackd.prom"
+    told: list[str] = []
+    sink = logger.add(told.append, level="WARNING", format="{message}")
+    ledger = Ledger(tmp_path)
+    metrics = announce.Metrics(ledger, tmp_path)
+    for _ in range(3):
+        metrics.tell(textfile, NOTHING, anew=False)
+    logger.remove(sink)
+    assert len(told) == 1
+    assert str(textfile.parent) in told[0]
+
+    textfile.parent.mkdir()
+    metrics.tell(textfile, NOTHING, anew=False)
+    assert 'stackd_sets{state="quarantined"} 0\n' in textfile.read_text()
+    textfile.unlink()
+    metrics.tell(textfile, NOTHING, anew=False)
+    assert not textfile.exists()
+    metrics.tell(textfile, NOTHING | {"spoiled": [{"set": "M27"}]}, anew=False)
+    assert 'stackd_sets{state="quarantined"} 1\n' in textfile.read_text()
+    ledger.close()

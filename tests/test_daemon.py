@@ -18,10 +18,11 @@ from loguru import logger
 from standin import WORK, write_frame
 from watchdog.observers.api import BaseObserver
 
+from stackd import status
 from stackd import watcher as watching
 from stackd.daemon import Daemon
 from stackd.errors import ConfigError, InstanceError
-from stackd.settings import Settings, load
+from stackd.settings import MetricsSettings, Settings, load
 from stackd.watcher import Bell, Watcher
 from tests.campaigns.house import CHILD
 
@@ -173,6 +174,30 @@ def test_second_instance_is_refused_and_the_first_unharmed(tmp_path: Path) -> No
     daemon.close()
     assert (tmp_path / "outbox/M27").is_dir()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_metrics_count_what_status_shows(tmp_path: Path) -> None:
+    """From the start on; a set spoiled before it was begun is in quarantine like one that was refused after it."""
+    textfile = tmp_path / "stackd.prom"
+    settings = settings_in(tmp_path)
+    settings = settings.model_copy(update={"metrics": MetricsSettings(textfile=textfile)})
+
+    def told() -> tuple[str, int]:
+        daemon = Daemon(settings, work=WORK)
+        daemon.once()
+        daemon.close()
+        [line] = [line for line in textfile.read_text().splitlines() if 'state="quarantined"' in line]
+        view = status.gather(settings)
+        return line.rpartition(" ")[2], len(view["spoiled"]) + len(view["quarantined"])
+
+    assert told() == ("0", 0)
+    drop(tmp_path, "refused", do="refuse")
+    drop(tmp_path, "unreadable")
+    (tmp_path / "inbox/unreadable/3.fits").write_text("no capture }")
+    assert told() == ("2", 2)
+    write_frame(tmp_path / "inbox/unreadable/3.fits", 3, target="unreadable")
+    (tmp_path / "inbox/refused/3.fits").write_text("no capture }")  # its end is forgotten, and it is spoiled now
+    assert told() == ("1", 1)
 
 
 def test_sighup_takes_up_a_valid_config_whole_and_an_invalid_one_not_at_all(tmp_path: Path) -> None:
