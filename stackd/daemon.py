@@ -19,7 +19,7 @@ from loguru import logger
 from stackd import announce, logs, status
 from stackd.disk import outbox
 from stackd.disk.ledger import Ledger
-from stackd.disk.lock import Lock
+from stackd.disk.lock import lock_outbox, lock_state
 from stackd.errors import ConfigError, OutputError
 from stackd.jobs.delivery import Delivery, Outcome
 from stackd.jobs.runner import Limits, OnProgress, WorkerRunner
@@ -33,7 +33,7 @@ SHORTEST_SCAN_GAP_S = 0.5  # a rain of events makes no rain of scans
 
 
 class Daemon:
-    """The house, wired: lock, ledger, worker, turn. Made by the command line, closed at its end.
+    """The house, wired: locks, ledger, worker, turn. Made by the command line, closed at its end.
 
     `reread` gives the settings anew (SIGHUP) and may raise ConfigError. `hear` is told every outcome.
     """
@@ -47,7 +47,7 @@ class Daemon:
         hear: Callable[[Outcome], None] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Take the lock, open the ledger, recover. Raises InstanceError, ConfigError or OutputError."""
+        """Take the locks, open the ledger, recover. Raises InstanceError, ConfigError or OutputError."""
         self.settings = settings
         self._work, self._reread, self._hear, self._on_progress = work or Work(), reread, hear, on_progress
         self._step = ""
@@ -62,7 +62,8 @@ class Daemon:
             held.callback(self._bell.close)
             held.callback(self._systemd.close)
             self._take_signals(held)
-            held.callback(Lock(settings.folders.state).release)
+            held.callback(lock_state(settings.folders.state).release)
+            self._hold_outbox(held)
             self._ledger = Ledger(settings.folders.state)
             held.callback(self._ledger.close)
             self._metrics = announce.Metrics(self._ledger, settings.folders.outbox)
@@ -100,13 +101,21 @@ class Daemon:
             self._stop()
 
     def close(self) -> None:
-        """Give everything back; the lock last but for the bell."""
+        """Give everything back; the locks last but for the bell."""
         self._held.close()
 
     def _take_signals(self, held: ExitStack) -> None:
         """From here on, so that even a recovery is stopped politely; given back at the end."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             held.callback(signal.signal, number, signal.signal(number, self._on_signal))
+
+    def _hold_outbox(self, held: ExitStack) -> None:
+        """For results it may lie on any disk: where one knows no locks, somebody else must see to it."""
+        folder = self.settings.folders.outbox
+        try:
+            held.callback(lock_outbox(folder).release)
+        except OSError as error:
+            logger.warning("{} cannot be locked ({}): let no second stackd write to this outbox", folder, error)
 
     def _recovered(self) -> Delivery:
         if self._ledger.was_damaged:

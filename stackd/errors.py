@@ -2,7 +2,7 @@
 
 StackdError
 ├── ConfigError    the configuration or the command line is wrong        exit 2
-├── InstanceError  another stackd holds the same state folder            exit 75
+├── InstanceError  another stackd holds the same state folder or outbox  exit 75
 ├── SetError       this set cannot be restored; it goes to quarantine    exit 1
 ├── ModelError     a model file cannot be used; the old one goes on      exit 1
 └── OutputError    a result could not be written, for now                exit 1, tried again
@@ -26,7 +26,7 @@ class ConfigError(StackdError):
 
 
 class InstanceError(StackdError):
-    """Another stackd is running on the same state folder."""
+    """Another stackd is running on the same state folder or outbox."""
 
     exit_code = 75
 

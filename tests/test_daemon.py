@@ -1,6 +1,7 @@
 """The daemon's process: wakes, watches, re-reads its config, tells systemd, stops politely, is alone."""
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -174,6 +175,51 @@ def test_second_instance_is_refused_and_the_first_unharmed(tmp_path: Path) -> No
     daemon.close()
     assert (tmp_path / "outbox/M27").is_dir()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_instance_needs_an_outbox_of_its_own(tmp_path: Path) -> None:
+    """Another state folder alone is not enough: each would sweep the other's unfinished results away."""
+    settings = settings_in(tmp_path)
+    daemon = Daemon(settings, work=WORK)
+    unfinished = tmp_path / "outbox/.stackd-tmp/M27.1"
+    unfinished.mkdir(parents=True)
+    elsewhere = {"STACKD_FOLDERS__STATE": str(tmp_path / "second")}
+    with pytest.raises(InstanceError, match=rf"^{tmp_path}/outbox: .*process {os.getpid()}.*outbox and folders.inbox"):
+        Daemon(load(tmp_path / "config.toml", elsewhere), work=WORK)
+    assert unfinished.is_dir()
+    Daemon(load(tmp_path / "config.toml", elsewhere | {"STACKD_FOLDERS__OUTBOX": "mine"}), work=WORK).close()
+
+    daemon.close()
+    Daemon(load(tmp_path / "config.toml", elsewhere), work=WORK).close()
+
+
+@pytest.mark.parametrize("why", ["no locks", "no file"])
+def test_an_outbox_that_cannot_be_locked_is_worked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """On a network disk that knows no locks, or one where the lock's file cannot be made: a warning, and the work."""
+
+    def refused(file: Any, operation: int) -> None:
+        if Path(file.name) == tmp_path / "outbox/.stackd-lock":
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(file, operation)
+
+    flock = fcntl.flock
+    if why == "no file":
+        (tmp_path / "outbox/.stackd-lock").mkdir(parents=True)
+    else:
+        monkeypatch.setattr(fcntl, "flock", refused)
+    told: list[str] = []
+    sink = logger.add(told.append, level="WARNING", format="{message}")
+    drop(tmp_path, "M27")
+    daemon = Daemon(settings_in(tmp_path), work=WORK)
+    logger.remove(sink)
+    daemon.once()
+    daemon.close()
+
+    assert (tmp_path / "outbox/M27/result.json").is_file()
+    [warning] = told
+    assert f"{tmp_path}/outbox cannot be locked" in warning
 
 
 def test_metrics_count_what_status_shows(tmp_path: Path) -> None:

@@ -1,42 +1,43 @@
-"""One stackd a state folder, and only where a lock means something: on a local disk.
+"""One stackd a state folder and one an outbox: two would do the same sets, or sweep away each other's unfinished ones.
 
-Takes the folder of the state; the kernel lets go of the lock however its holder ends.
+Takes the folders; the kernel lets go of a lock however its holder ends. The state has to lie where a lock means
+something, on a local disk; an outbox may lie anywhere.
 """
 
 import fcntl
 import os
 import time
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from stackd.errors import ConfigError, InstanceError
 
 LOCK_NAME = "lock"
+OUTBOX_LOCK_NAME = ".stackd-lock"  # people look into the outbox
+ADVICE = "stop it first, or give the second one a folders.state, folders.outbox and folders.inbox of its own"
 PATIENCE_S = 1.0  # with whoever holds the lock
 RETRY_S = 0.05
 NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.rclone", "ceph"})
 
 
 class Lock:
-    """The one instance's hold on a state folder; the kernel lets go of it however the process ends."""
+    """The one instance's hold on a folder; the kernel lets go of it however the process ends."""
 
-    def __init__(self, state: Path, patience_s: float = PATIENCE_S) -> None:
-        """Raises InstanceError if another stackd holds it all that time, ConfigError where a lock means nothing."""
-        kind = filesystem_of(state)
-        if kind in NETWORK_FILESYSTEMS:
-            raise ConfigError(f"{state}: folders.state lies on {kind}, a network disk; name a folder on a local one")
-        self._file = open(state / LOCK_NAME, "a+")  # noqa: SIM115 - held until `release`
-        if not self._taken(time.monotonic() + patience_s):
-            self._file.seek(0)
-            holder = self._file.read().strip() or "?"
+    def __init__(self, folder: Path, name: str = LOCK_NAME, patience_s: float = PATIENCE_S) -> None:
+        """Raises InstanceError if another stackd holds it all that time, OSError where the disk knows no locks."""
+        self._file = _opened(folder / name)
+        try:
+            if not self._taken(time.monotonic() + patience_s):
+                self._file.seek(0)
+                holder = self._file.read().decode(errors="replace").strip() or "?"
+                raise InstanceError(f"{folder}: another stackd (process {holder}) is at work in this folder; {ADVICE}")
+        except BaseException:
             self._file.close()
-            raise InstanceError(
-                f"{state}: another stackd (process {holder}) is at work in this folder; "
-                "stop it first, or name another one as folders.state"
-            )
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
+            raise
+        with suppress(OSError):  # a full disk: then nobody is told who holds it
+            self._file.truncate(0)
+            self._file.write(f"{os.getpid()}\n".encode())
 
     def _taken(self, until_s: float) -> bool:
         """Whether the kernel gave us the lock; who only asks `is_held` has it for a moment and keeps nobody out."""
@@ -55,6 +56,19 @@ class Lock:
         self._file.close()
 
 
+def lock_state(state: Path) -> Lock:
+    """Raises InstanceError if another stackd holds it, ConfigError where a lock means nothing."""
+    kind = filesystem_of(state)
+    if kind in NETWORK_FILESYSTEMS:
+        raise ConfigError(f"{state}: folders.state lies on {kind}, a network disk; name a folder on a local one")
+    return Lock(state)
+
+
+def lock_outbox(outbox: Path) -> Lock:
+    """Raises InstanceError if another stackd holds it, OSError where it cannot be locked, as on some network disks."""
+    return Lock(outbox, OUTBOX_LOCK_NAME)
+
+
 def is_held(state: Path) -> bool:
     """Whether a stackd is at work on this state folder now."""
     try:
@@ -65,6 +79,14 @@ def is_held(state: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _opened(path: Path) -> FileIO:
+    """Raises OSError."""
+    try:
+        return open(path, "a+b", buffering=0)
+    except PermissionError:  # another user's: to be locked it need not be written
+        return open(path, "rb", buffering=0)
 
 
 def filesystem_of(folder: Path) -> str:

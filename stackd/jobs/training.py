@@ -17,7 +17,7 @@ from loguru import logger
 
 from stackd.disk import checkpoint
 from stackd.disk.cards import GOLDEN_EDITION
-from stackd.disk.lock import Lock
+from stackd.disk.lock import lock_state
 from stackd.disk.weights import Weights
 from stackd.errors import ConfigError, ModelError
 from stackd.jobs import honesty, promotion
@@ -63,7 +63,7 @@ def train(request: TrainingRequest, report: Callable[[Progress], None] = lambda 
     request.run_folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         if fit.workers() == 1:  # several machines share a folder on a network disk, where a lock means nothing
-            held.callback(Lock(request.run_folder).release)
+            held.callback(lock_state(request.run_folder).release)
         return _run(request, report, strategy, chief)
 
 
