@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from stackd.disk import outbox
+from stackd.disk import models, outbox
 from stackd.disk.ledger import LEDGER_NAME, QUARANTINED, RETRY, Ledger
 from stackd.disk.lock import is_held
-from stackd.errors import OutputError
+from stackd.errors import ModelError, OutputError
 from stackd.jobs.delivery import usable_model
 from stackd.settings import Settings
 from stackd.turn import Turn, missing_space
@@ -37,6 +37,7 @@ def snapshot(turn: Turn, step: str, watch: str) -> dict[str, Any]:
         ],
         "trouble": turn.inbox_trouble or (turn.trouble.what if turn.trouble else ""),
         "remarks": list(turn.remarks),
+        "served_instead": turn.served_instead,
         "watch": watch,
     }
 
@@ -84,7 +85,7 @@ def gather(settings: Settings) -> dict[str, Any]:
     view["trouble"] = view["trouble"] or _missing_space(settings)  # a full disk does not take the daemon's own word
     if not alive or "running" not in view:
         view["running"] = None
-    folder, model = usable_model(settings)
+    folder, model = _model_in_use(settings, view.get("served_instead", {}) if alive else {})
     free_mb, unreadable = _disk_left(settings)
     reopened = _reopened(view)
     later, away = ([one for one in left if one["set"] not in reopened] for left in (later, away))
@@ -164,6 +165,19 @@ def _said_by_ledger(state: Path) -> tuple[dict[str, int], list[dict[str, Any]], 
     counts = ledger.counts()
     ledger.close()
     return counts, later, away
+
+
+def _model_in_use(settings: Settings, served_instead: dict[str, str]) -> tuple[str, str]:
+    """(folder, "name version"): an older one where the daemon had to refuse the one that is still asked for."""
+    folder, model = usable_model(settings)
+    if folder not in served_instead or not settings.restore.uses_network:
+        return folder, model
+    served = served_instead[folder]
+    try:
+        version = models.at_path(Path(served))
+    except ModelError:
+        return served, served
+    return served, f"{version.name} {version.version}"
 
 
 def _disk_left(settings: Settings) -> tuple[dict[str, float | None], dict[str, str]]:

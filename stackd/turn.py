@@ -96,6 +96,11 @@ class Turn:
         """What is not as it should be while the work goes on."""
         return tuple(one for one in (self.report_trouble, self._delivery.model_trouble) if one)
 
+    @property
+    def served_instead(self) -> dict[str, str]:
+        """Folder of the model asked for -> folder of the older one that serves; empty where all is well."""
+        return self._delivery.served_instead
+
     def hand_back(self, reason: str) -> None:
         """Stop the work at hand and free its set, its attempt not counted."""
         self.runner.close()

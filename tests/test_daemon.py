@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -11,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from loguru import logger
 from standin import WORK, write_frame
@@ -22,8 +25,10 @@ from watchdog.observers.api import BaseObserver
 from stackd import status
 from stackd import watcher as watching
 from stackd.daemon import Daemon
+from stackd.disk import model_store, models
+from stackd.disk.model_card import CARD, WEIGHTS
 from stackd.errors import ConfigError, InstanceError
-from stackd.settings import MetricsSettings, Settings, load
+from stackd.settings import MetricsSettings, RestoreSettings, Settings, load
 from stackd.watcher import Bell, Watcher
 from tests.campaigns.house import CHILD
 
@@ -244,6 +249,37 @@ def test_metrics_count_what_status_shows(tmp_path: Path) -> None:
     write_frame(tmp_path / "inbox/unreadable/3.fits", 3, target="unreadable")
     (tmp_path / "inbox/refused/3.fits").write_text("no capture }")  # its end is forgotten, and it is spoiled now
     assert told() == ("1", 1)
+
+
+@pytest.mark.parametrize("harm", ["weights cut off", "no card"])
+def test_status_names_the_model_that_serves(tmp_path: Path, harm: str) -> None:
+    """The current one is refused and an older one serves; one promoted since is named, though no set has come yet."""
+    settings = settings_in(tmp_path)
+    settings = settings.model_copy(update={"restore": RestoreSettings()})
+    good, bad = promoted(settings, 1), promoted(settings, 2)
+    if harm == "no card":
+        (bad.path / CARD).unlink()
+    else:
+        os.truncate(bad.path / WEIGHTS, 10)
+    drop(tmp_path, "M27")
+    daemon = Daemon(settings, work=replace(WORK, load="standin:load_checked"))
+    daemon.once()
+
+    result = json.loads((tmp_path / "outbox/M27/result.json").read_text())
+    assert result["model"]["version"] == good.version
+    view = status.gather(settings)
+    assert (view["model"], view["model_folder"]) == (f"default {good.version}", str(good.path))
+    assert f"model        default {good.version}" in status.as_text(view).splitlines()
+    newest = promoted(settings, 3)
+    assert status.gather(settings)["model_folder"] == str(newest.path)
+    daemon.close()
+
+
+def promoted(settings: Settings, number: int) -> models.ModelVersion:
+    """A version that is current from now on."""
+    store = settings.folders.models
+    made = model_store.publish(store, "default", {"a": np.full(3, number, np.float32)}, {})
+    return model_store.promote(store, f"default@{made.version}")
 
 
 def test_sighup_takes_up_a_valid_config_whole_and_an_invalid_one_not_at_all(tmp_path: Path) -> None:

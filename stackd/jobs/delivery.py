@@ -58,6 +58,7 @@ class Delivery:
         self.space_needed = False
         self._ledger, self._now = ledger, now
         self.model_trouble = ""
+        self.served_instead: dict[str, str] = {}  # folder of the model asked for ("" if none is) -> of the older one
         self._bad_models: dict[str, tuple[object, str]] = {}  # folder -> (its files then, why it was refused)
         self._good_model = ""
         self._spoiled: dict[str, tuple[Sighting, ...]] | None = None
@@ -152,9 +153,9 @@ class Delivery:
         """Folder of the model version to use now, "" for the plain stack alone.
 
         A version that cannot be used is passed over for the last one that served, or else was current before: until
-        its files change. `model_trouble` says why. Raises ModelError where there is no other.
+        its files change. `model_trouble` and `served_instead` tell it. Raises ModelError where there is no other.
         """
-        self.model_trouble, known = "", self.model_trouble
+        self.model_trouble, known, self.served_instead = "", self.model_trouble, {}
         if not self.settings.restore.uses_network:
             return ""
         store, wanted = self.settings.folders.models, self.settings.restore.model
@@ -168,6 +169,7 @@ class Delivery:
         old = self._old_model()
         if not old:
             raise ModelError(reason)
+        self.served_instead = {folder: old}
         self.model_trouble = f"the model is refused and {old} serves instead: {reason}"
         if self.model_trouble != known:
             logger.error("{}", self.model_trouble)
