@@ -1,6 +1,7 @@
 """The commands of the model store: `stackd models list | promote | rollback | verify`.
 
-What the store and the cards say, on stdout. Loads no TensorFlow.
+What the store and the cards say, on stdout. Loads no TensorFlow, and numpy, which checks weights, only where a command
+does: the service starts by way of this module, too.
 """
 
 import json
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stackd.disk import cards, model_card, model_store, models
+from stackd.disk import cards, model_card, models
 from stackd.errors import ModelError
 from stackd.settings import find_config, load
 
@@ -42,6 +43,8 @@ def models_promote(
     version: Annotated[str, typer.Argument(metavar="NAME@VERSION", show_default=False)], config: Config = None
 ) -> None:
     """Make a version the current one, once it has been verified; says how it compared when it was trained."""
+    from stackd.disk import model_store
+
     chosen = model_store.promote(_store(config), version)
     print(f"{chosen.name}@{chosen.version} is current")
     _print_comparison(chosen)
@@ -50,6 +53,8 @@ def models_promote(
 @models_app.command("rollback")
 def models_rollback(name: Annotated[str, typer.Argument(metavar="NAME")] = "default", config: Config = None) -> None:
     """Go back to the version that was current before."""
+    from stackd.disk import model_store
+
     chosen = model_store.rollback(_store(config), name)
     print(f"{chosen.name}@{chosen.version} is current")
     _print_comparison(chosen)
@@ -61,6 +66,8 @@ def models_verify(
     config: Config = None,
 ) -> None:
     """Check digest, shapes and values of a version, or of all; of one, say how it compared when it was trained."""
+    from stackd.disk import model_store
+
     store = _store(config)
     chosen = [models.resolve(store, version)] if version else models.list_versions(store)
     bad = 0

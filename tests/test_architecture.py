@@ -42,7 +42,7 @@ ONLY_IN = {
     "rich": ("cli",),
     "sdnotify": ("announce",),
 }
-LAZY_IMPORTS = ("cli", "jobs.runner", "jobs.worker")
+LAZY_IMPORTS = ("cli", "cli_models")
 
 
 def module_name(path: Path) -> str:
@@ -196,7 +196,9 @@ def test_light_commands_load_no_network(arguments: list[str], tmp_path: Path) ->
     assert printed.splitlines()[-1] == "loaded:"
 
 
-@pytest.mark.parametrize("module_of_the_service", ["stackd.daemon", "stackd.jobs.runner", "stackd.jobs.assembly"])
+@pytest.mark.parametrize(
+    "module_of_the_service", ["stackd.cli", "stackd.daemon", "stackd.jobs.runner", "stackd.jobs.assembly"]
+)
 def test_the_supervisor_stays_small(module_of_the_service: str, tmp_path: Path) -> None:
     """What runs for months and watches the inbox never holds TensorFlow, a file parser or even numpy in memory."""
     source = (

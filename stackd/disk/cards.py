@@ -10,6 +10,7 @@ from stackd.disk.figures import number
 # Of the golden set that figures come from: raised whenever its skies, or the way from them to a picture, become others.
 GOLDEN_EDITION = 2
 
+
 def summary_of(card: dict[str, Any]) -> str:
     """One line for a list of models: "PSNR 38.10 dB, stars found 0.74, flux error 0.012 mag, invented 0 per Mpx"."""
     golden = card.get("figures", {}).get("golden set", {})

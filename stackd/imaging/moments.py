@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FWHM_PER_SIGMA = 2.354820045
+from stackd.imaging.psf import FWHM_PER_SIGMA
+
 ROUNDS = 12
 FIRST_SIGMA_PX = 1.5
 SIGMA_RANGE_PX = (0.35, 9.0)

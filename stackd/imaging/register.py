@@ -18,19 +18,7 @@ from stackd.imaging.phase import align_by_phase
 from stackd.imaging.reference import FrameFigures, by_merit, choose_reference, frame_figures, with_overlap
 from stackd.imaging.stars import Stars, find_peaks, find_stars
 from stackd.imaging.vote import all_poses, cell_px, likely_poses, rescaled_poses, usual_poses, vote
-from stackd.imaging.warp import Transform, apply_transform, compose, identity
-
-__all__ = [
-    "FrameFigures",
-    "Registration",
-    "Transform",
-    "apply_transform",
-    "choose_reference",
-    "find_transform",
-    "find_transform_by_phase",
-    "identity",
-    "register_set",
-]
+from stackd.imaging.warp import Transform, compose, identity
 
 VOTERS = 100  # brightest stars of each frame
 CERTAIN = -5.0  # log10 of the false alarms that one pair of frames may expect

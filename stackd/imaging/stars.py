@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stackd.imaging.moments import FWHM_PER_SIGMA, measure
+from stackd.imaging.moments import measure
+from stackd.imaging.psf import FWHM_PER_SIGMA
 from stackd.imaging.quality import measure_sky
 
 DETECTION_SIGMA = 5.0
