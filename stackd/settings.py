@@ -11,10 +11,11 @@ import json
 import os
 import re
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stackd.errors import ConfigError
 
@@ -27,6 +28,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*")
+    @classmethod
+    def _home_is_known(cls, value: Any) -> Any:
+        """`load` has put a home in place of every "~" that stands for one."""
+        if isinstance(value, Path) and value.parts[:1] and value.parts[0].startswith("~"):
+            raise ValueError(f"{value.parts[0]} in {value} is nobody's home on this machine; write the whole path")
+        return value
+
 
 class FolderSettings(Section):
     inbox: Path = Field(Path("inbox"), description="where captures are dropped; stackd only reads here")
@@ -35,6 +44,22 @@ class FolderSettings(Section):
     models: Path = Field(Path("models"), description="model store; the shipped model serves while it is empty")
     state: Path = Field(Path(".stackd"), description="ledger and lock; must lie on a local disk")
     archive: Path = Field(Path("archive"), description='where finished frames move to when set.after = "archive"')
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        """A folder that feeds itself would restore its own results for ever."""
+        inbox, problems = self.inbox, []
+        for name in ("outbox", "quarantine", "models", "state", "archive"):
+            other = getattr(self, name)
+            if other == inbox or inbox in other.parents:
+                problems.append(
+                    f"folders.{name} ({other}) lies inside folders.inbox ({inbox}); put it beside the inbox"
+                )
+        if self.outbox in inbox.parents:
+            problems.append(f"folders.inbox ({inbox}) lies inside folders.outbox; put it beside the outbox")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 class SetSettings(Section):
@@ -55,6 +80,12 @@ class SetSettings(Section):
         0.02, description="exposures in a set may differ by this share"
     )
     after: Literal["keep", "archive"] = Field("keep", description="what becomes of a finished set's frames")
+
+    @model_validator(mode="after")
+    def _fewest_fit(self) -> Self:
+        if self.min_frames > self.frames:
+            raise ValueError(f"set.min_frames ({self.min_frames}) is more than set.frames ({self.frames})")
+        return self
 
 
 class RestoreSettings(Section):
@@ -132,22 +163,6 @@ class Settings(Section):
     cluster: ClusterSettings = ClusterSettings()
     train: TrainSettings = TrainSettings()
 
-    @model_validator(mode="after")
-    def _folders_apart(self) -> Self:
-        """A folder that feeds itself would restore its own results for ever."""
-        inbox = self.folders.inbox
-        for name in ("outbox", "quarantine", "models", "state", "archive"):
-            other = getattr(self.folders, name)
-            if other == inbox or inbox in other.parents:
-                raise ValueError(
-                    f"folders.{name} ({other}) lies inside folders.inbox ({inbox}); put it beside the inbox"
-                )
-        if self.folders.outbox in inbox.parents:
-            raise ValueError(f"folders.inbox ({inbox}) lies inside folders.outbox; put it beside the outbox")
-        if self.set.min_frames > self.set.frames:
-            raise ValueError(f"set.min_frames ({self.set.min_frames}) is more than set.frames ({self.set.frames})")
-        return self
-
     def digest(self) -> str:
         """sha256 of all values, to name in each result."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
@@ -169,22 +184,22 @@ def load(path: Path | None, environment: dict[str, str] | None = None) -> Settin
     Raises ConfigError with every problem in the file at once.
     """
     folder = (path.parent if path else Path()).resolve()
-    values = _read_toml(path) if path else {}
+    written = _read_toml(path) if path else {}
     environment = dict(os.environ) if environment is None else environment
-    problems = _unknown_keys(values, path)
+    problems, values = _unknown_keys(written, path), _known_keys(written)
     from_environment = _from_environment(environment, problems)
     for section, keys in from_environment.items():
-        if isinstance(values.setdefault(section, {}), dict):
-            values[section] = values[section] | keys
+        values[section] = values.get(section, {}) | keys
     if environment.get("STATE_DIRECTORY") and "state" not in values.get("folders", {}):
         values.setdefault("folders", {})["state"] = environment["STATE_DIRECTORY"].split(":")[0]
-    if problems:
-        raise ConfigError("\n".join(problems))
     try:
-        return Settings.model_validate(_absolute_paths(values, folder))
+        settings = Settings.model_validate(_absolute_paths(values, folder))
     except ValidationError as error:
         told = {f"{section}.{key}" for section, keys in from_environment.items() for key in keys}
-        raise ConfigError("\n".join(_explain(e, path, told) for e in error.errors())) from None
+        problems += [line for e in error.errors() for line in _explain(e, path, told)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -212,6 +227,15 @@ def _unknown_keys(values: dict[str, Any], path: Path | None) -> list[str]:
                 f"{path}: unknown key {section}.{key}{_nearest(key, known)}" for key in keys if key not in known
             ]
     return problems
+
+
+def _known_keys(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is left to be judged once the unknown is told."""
+    return {
+        section: {key: value for key, value in values[section].items() if key in kind.model_fields}
+        for section, kind in _sections().items()
+        if isinstance(values.get(section), dict)
+    }
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -253,21 +277,30 @@ def _absolute_paths(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             if value == "":
                 out[section][key] = None  # "" names nothing, and where something has to be named that is an error
             elif isinstance(value, (str, Path)):
-                out.setdefault(section, {})[key] = Path(os.path.normpath(folder / Path(value).expanduser()))
+                with suppress(RuntimeError):  # a home that nobody has: `Section` tells it
+                    value = folder / Path(value).expanduser()
+                out.setdefault(section, {})[key] = Path(os.path.normpath(value))
     return out
 
 
-def _explain(error: Any, path: Path | None, from_environment: set[str]) -> str:
-    """What is wrong, blamed on the file or on the variable; `from_environment`: "section.key" of its values."""
+def _explain(error: Any, path: Path | None, from_environment: set[str]) -> list[str]:
+    """What is wrong, blamed on the file or on the variable; `from_environment`: "section.key" of its values.
+
+    One line for a value, one or more for values of a section that are at odds.
+    """
     where, what = ".".join(str(part) for part in error["loc"][:2]), error["msg"].removeprefix("Value error, ")
+    if len(error["loc"]) == 1:
+        return [_at_odds(line, path, from_environment) for line in what.splitlines()]
     if error["type"] == "path_type":
         what = "must name a folder"
     if where in from_environment:
-        return f"{_variable(where)} in the environment: {what}"
-    if where:
-        return f"{path or 'defaults'}: {where}: {what}"
-    at_odds = [_variable(key) for key in sorted(from_environment) if re.search(rf"\b{key}\b", what)]
-    beside = f" (from the environment: {', '.join(at_odds)})" if at_odds else ""
+        return [f"{_variable(where)} in the environment: {what}"]
+    return [f"{path or 'defaults'}: {where}: {what}"]
+
+
+def _at_odds(what: str, path: Path | None, from_environment: set[str]) -> str:
+    variables = [_variable(key) for key in sorted(from_environment) if re.search(rf"\b{key}\b", what)]
+    beside = f" (from the environment: {', '.join(variables)})" if variables else ""
     return f"{path or 'defaults'}: {what}{beside}"
 
 

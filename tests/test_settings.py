@@ -71,6 +71,54 @@ def test_all_bad_values_are_told_at_once(config: Path) -> None:
     assert [line.split(": ")[1] for line in told] == ["set.frames", "set.partial", "restore.strength"]
 
 
+def test_problems_of_every_kind_are_told_at_once(config: Path) -> None:
+    """Neither a misspelt key nor a bad value nor a misplaced folder hides the others."""
+    folders = '[folders]\noutbox = "inbox/out"\n'
+    write(config, folders + "[set]\nframez = 8\nframes = 0\n[log]\nkeep_days = 0\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load(config, {"STACKD_LIMITS__ATTEMPT": "2", "STACKD_FOLDERS__QUARANTINE": "inbox/bad"})
+
+    told = str(caught.value).splitlines()
+    words = [
+        "unknown key set.framez", "STACKD_LIMITS__ATTEMPT", "folders.outbox", "folders.quarantine", "set.frames",
+        "log.keep_days",
+    ]  # fmt: skip
+    assert len(told) == len(words)
+    for line, word in zip(told, words, strict=True):
+        assert word in line
+    assert told[3].endswith("(from the environment: STACKD_FOLDERS__QUARANTINE)")
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_a_home_that_nobody_has_is_a_message(config: Path, where: str) -> None:
+    """On SIGHUP anything but a ConfigError would end the daemon; the key is named, and the other problems with it."""
+    text = '[folders]\noutbox = "~nosuchuser/x"\n' if where == "file" else ""
+    write(config, text + "[set]\nframes = 0\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load(config, {} if text else {"STACKD_FOLDERS__OUTBOX": "~nosuchuser/x"})
+
+    told = str(caught.value).splitlines()
+    assert len(told) == 2
+    assert ("folders.outbox" if text else "STACKD_FOLDERS__OUTBOX in the environment") in told[0]
+    assert "~nosuchuser" in told[0]
+    assert "set.frames" in told[1]
+
+
+def test_a_section_that_is_none_hides_nothing(config: Path) -> None:
+    """Under systemd, too, which says where the state lies."""
+    write(config, "folders = 3\n[set]\nframes = 0\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load(config, {"STATE_DIRECTORY": "/var/lib/stackd"})
+
+    told = str(caught.value).splitlines()
+    assert len(told) == 2
+    assert "folders must be a section" in told[0]
+    assert "set.frames" in told[1]
+
+
 @pytest.mark.parametrize("text", ["[set\n", "frames = = 8\n", "\x00", "[set]\nframes = 8\nframes = 9\n"])
 def test_broken_toml_names_the_file(config: Path, text: str) -> None:
     """A slip of the pen is a message, not a traceback."""
