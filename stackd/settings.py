@@ -47,19 +47,27 @@ class FolderSettings(Section):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        """A folder that feeds itself would restore its own results for ever."""
-        inbox, problems = self.inbox, []
-        for name in ("outbox", "quarantine", "models", "state", "archive"):
-            other = getattr(self, name)
-            if other == inbox or inbox in other.parents:
-                problems.append(
-                    f"folders.{name} ({other}) lies inside folders.inbox ({inbox}); put it beside the inbox"
-                )
-        if self.outbox in inbox.parents:
-            problems.append(f"folders.inbox ({inbox}) lies inside folders.outbox; put it beside the outbox")
+        """No folder lies in one whose folders are named after sets: it would be taken for a set, or a set for it.
+
+        What feeds itself would restore its own results for ever. Links are followed; state and models may hold others.
+        """
+        real = {name: Path(os.path.realpath(getattr(self, name))) for name in type(self).model_fields}
+        problems, equal = [], set()
+        for outer in ("inbox", "outbox", "quarantine", "archive"):
+            for name, place in real.items():
+                if name != outer and place.is_relative_to(real[outer]) and (outer, name) not in equal:
+                    where = "is the same folder as" if place == real[outer] else "lies inside"
+                    problems.append(f"{self._named(name)} {where} {self._named(outer)}; put it beside the {outer}")
+                    equal |= {(name, outer)} if place == real[outer] else set()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _named(self, name: str) -> str:
+        """A folder as it was named and, where links lead elsewhere, as it is."""
+        named = getattr(self, name)
+        real = os.path.realpath(named)
+        return f"folders.{name} ({named}{f', that is {real}' if real != str(named.absolute()) else ''})"
 
 
 class SetSettings(Section):
@@ -153,7 +161,7 @@ class TrainSettings(Section):
 class Settings(Section):
     """All of config.toml. `folder` is where the file lies; every path in the result is absolute."""
 
-    folders: FolderSettings = FolderSettings()
+    folders: FolderSettings = Field(default_factory=FolderSettings)  # not on import: it looks at the folders
     set: SetSettings = SetSettings()
     restore: RestoreSettings = RestoreSettings()
     limits: LimitsSettings = LimitsSettings()

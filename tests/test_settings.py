@@ -1,5 +1,6 @@
 """config.toml: closed, complete about its mistakes, and relative to where it lies."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stackd.errors import ConfigError
-from stackd.settings import Settings, find_config, load
+from stackd.settings import FolderSettings, Settings, find_config, load
 
 
 @pytest.fixture
@@ -189,6 +190,45 @@ def test_no_folder_feeds_itself(config: Path, name: str, where: str) -> None:
 def test_the_inbox_may_not_lie_in_the_outbox(config: Path) -> None:
     with pytest.raises(ConfigError, match=r"folders\.inbox"):
         load(write(config, '[folders]\ninbox = "outbox/inbox"\n'), {})
+
+
+@pytest.mark.parametrize(("outer", "name"), [
+    (outer, name) for outer in ("outbox", "quarantine", "archive") for name in FolderSettings.model_fields
+    if name != outer
+])  # fmt: skip
+@pytest.mark.parametrize("below", ["", "/M27"])
+def test_nothing_lies_where_folders_are_named_after_sets(config: Path, name: str, outer: str, below: str) -> None:
+    """A set of that name would come out, be archived or be judged into it; the same folder twice is told once."""
+    with pytest.raises(ConfigError) as caught:
+        load(write(config, f'[folders]\n{outer} = "there"\n{name} = "there{below}"\n'), {})
+
+    [told] = str(caught.value).splitlines()
+    assert f"folders.{name}" in told
+    assert f"folders.{outer}" in told
+
+
+def test_links_lead_no_folder_into_another(config: Path) -> None:
+    """What counts is where the files come to lie; the message names both places."""
+    (config.parent / "inbox").mkdir(parents=True)
+    (config.parent / "results").symlink_to(config.parent / "inbox")
+    with pytest.raises(ConfigError) as caught:
+        load(write(config, '[folders]\noutbox = "results/new"\n'), {})
+
+    [told] = str(caught.value).splitlines()
+    assert f"folders.outbox ({config.parent / 'results/new'}, that is {config.parent / 'inbox/new'})" in told
+    assert f"folders.inbox ({config.parent / 'inbox'})" in told
+
+
+def test_state_may_hold_everything(config: Path) -> None:
+    """As a service under systemd, which gives one folder; and the layout of deploy/README.md."""
+    names = ("inbox", "outbox", "quarantine", "archive", "models")
+    one = "".join(f'{name} = "/var/lib/stackd/{name}"\n' for name in names)
+    load(write(config, f'[folders]\nstate = "/var/lib/stackd"\n{one}'), {})
+
+    deploy = (Path(__file__).parent.parent / "deploy/README.md").read_text("utf-8")
+    layout = deploy.partition("```toml\n")[2].partition("```")[0]
+    folders = load(write(config, textwrap.dedent(layout)), {}).folders
+    assert folders.models.parent == folders.state == Path("/var/lib/stackd")
 
 
 def test_min_frames_fits_into_frames(config: Path) -> None:
