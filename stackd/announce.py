@@ -44,9 +44,9 @@ class Systemd:
         if self._notifier is not None and self._notifier.socket is not None:
             self._notifier.socket.close()
 
-    def ping(self, now_s: float) -> None:
-        """Tell the watchdog that the loop comes round."""
-        if self._ping_every_s and now_s - self._pinged_s >= self._ping_every_s:
+    def ping(self, now_s: float, *, at_once: bool = False) -> None:
+        """Tell the watchdog that the loop comes round: now and then, `at_once` before what may take nearly its time."""
+        if self._ping_every_s and (at_once or now_s - self._pinged_s >= self._ping_every_s):
             self._pinged_s = now_s
             self.say("WATCHDOG=1")
 

@@ -71,7 +71,7 @@ class Daemon:
             start, limits = _worker_rules(settings, self._work)
             self._runner = WorkerRunner(start, limits, self._known, self._note)
             held.callback(self._runner.close)
-            self.turn = Turn(settings, self._ledger, delivery, self._runner)
+            self.turn = Turn(settings, self._ledger, delivery, self._runner, self._on_step)
             self._held = held.pop_all()
 
     def run(self) -> None:
@@ -197,8 +197,12 @@ class Daemon:
         for outcome in outcomes:
             if self._hear is not None:
                 self._hear(outcome)
+            self._systemd.ping(time.monotonic(), at_once=True)  # several slow commands are not a hang
             announce.notify(self.settings.notify.command, self.settings.notify.timeout_s, outcome)
-            self._systemd.ping(time.monotonic())  # several slow commands are not a hang
+
+    def _on_step(self) -> None:
+        """A slow archive is not a hang."""
+        self._systemd.ping(time.monotonic())
 
     def _publish_status(self, watch: str) -> None:
         """Only when it changed; a disk that cannot take it costs the status alone."""

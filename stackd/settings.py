@@ -142,8 +142,9 @@ class MetricsSettings(Section):
 
 
 class NotifySettings(Section):
+    # the daemon waits for it, and systemd's watchdog for the daemon: 60 s in deploy/stackd.service
     command: list[str] = Field([], description="run after each set with its name and verdict as arguments")
-    timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="the command is stopped after so long")
+    timeout_s: Annotated[float, Field(gt=0, le=50)] = Field(30.0, description="the command is stopped after so long")
 
 
 class ClusterSettings(Section):

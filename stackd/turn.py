@@ -38,9 +38,19 @@ class Trouble:
 
 
 class Turn:
-    """What lies between two sleeps. All times are monotonic, s."""
+    """What lies between two sleeps. All times are monotonic, s.
 
-    def __init__(self, settings: Settings, ledger: Ledger, delivery: Delivery, runner: Runner) -> None:
+    `on_step` is called ever and again by what may take long.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        delivery: Delivery,
+        runner: Runner,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings, self.runner = settings, runner
         self.assembly = Assembly()
         self.listing = Listing()
@@ -48,10 +58,11 @@ class Turn:
         self.trouble: Trouble | None = None
         self.inbox_trouble = ""
         self.report_trouble = ""
+        self.archive_trouble = ""
         self.claiming = True
         self.next_scan_s = float("-inf")
         self.last_scan_s = float("-inf")
-        self._ledger, self._delivery = ledger, delivery
+        self._ledger, self._delivery, self._on_step = ledger, delivery, on_step
         self._assembler = Assembler(rules_of(settings))
         self._facts: dict[Sighting, FrameFacts | Problem] = {}
         self._asked: dict[str, Sighting] = {}
@@ -59,6 +70,8 @@ class Turn:
         self._in_doubt = False
         self._inbox_folder = 0, 0  # device and inode
         self._paused_for = ""  # as the log was told
+        self._left_to_archive = False
+        self._next_archive_s = float("-inf")
         self._outcomes: list[Outcome] = []
 
     def adopt(self, settings: Settings) -> None:
@@ -76,6 +89,7 @@ class Turn:
         if now_s >= self.next_scan_s:
             self._guarded(self._look, now_s)
         self._guarded(self._dispatch, now_s)
+        self._guarded(self._archive, now_s)  # last: the worker has something to do meanwhile
         return self._outcomes
 
     def idle(self) -> bool:
@@ -84,7 +98,8 @@ class Turn:
         Judged by the last scan: however long a busy machine kept us from it, a file must be seen settled.
         """
         quiet = self.last_scan_s - self._changed_s > self._quick_until_s()
-        return quiet and self.claimed is None and not self.runner.looking and not self._asked and not self._claimable()
+        at_work = self.claimed is not None or self.runner.looking or self._asked or self._left_to_archive
+        return quiet and not at_work and not self._claimable()
 
     @property
     def unread(self) -> bool:
@@ -94,7 +109,8 @@ class Turn:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is not as it should be while the work goes on."""
-        return tuple(one for one in (self.report_trouble, self._delivery.model_trouble) if one)
+        remarks = self.report_trouble, self.archive_trouble, self._delivery.model_trouble
+        return tuple(one for one in remarks if one)
 
     @property
     def served_instead(self) -> dict[str, str]:
@@ -137,8 +153,6 @@ class Turn:
             self._let_go(claim, outcome, now_s)
             if self._delivery.space_needed:
                 self._pause(outcome.reason, now_s)
-        if self.settings.set.after == "archive" and self.trouble is None:
-            archive.move_finished(self.settings.folders, self._ledger)
 
     def _is_news(self, probed: Probed) -> bool:
         """Take in what was read of a file; what the disk refuses again and again is told once and hurries nobody."""
@@ -217,10 +231,22 @@ class Turn:
             self._outcomes += self._delivery.report_spoiled(self.assembly.spoiled, self.listing.sightings)
             self.report_trouble = ""
         except OSError as error:
-            trouble = str(outbox.as_output_error(error))
-            if trouble != self.report_trouble:
-                logger.error("{}; the work goes on", trouble)
-            self.report_trouble = trouble
+            self.report_trouble = _told_once(error, self.report_trouble)
+
+    def _archive(self, now_s: float) -> None:
+        """One finished set a turn, none while stackd stops; an archive that cannot be written keeps no set waiting."""
+        self._left_to_archive = False
+        if self.settings.set.after != "archive":
+            self.archive_trouble = ""
+            return
+        if not self.claiming or self.trouble is not None or self.inbox_trouble or now_s < self._next_archive_s:
+            return
+        try:
+            self._left_to_archive = archive.move_next(self.settings.folders, self._ledger, self._on_step)
+            self.archive_trouble = ""
+        except OSError as error:
+            self.archive_trouble = _told_once(error, self.archive_trouble)
+            self._next_archive_s = now_s + PAUSE_S
 
     def _dispatch(self, now_s: float) -> None:
         """Claim the next complete set if nothing is at work and the disks can take a result."""
@@ -268,6 +294,14 @@ def missing_space(settings: Settings) -> str:
         if outbox.free_mb(folder) < needed_mb:
             return f"{folder}: less than limits.min_free_mb = {needed_mb} MB are left; free some space there"
     return ""
+
+
+def _told_once(error: OSError, known: str) -> str:
+    """In words what costs no set; the log hears of it when it is not `known` yet."""
+    trouble = str(outbox.as_output_error(error))
+    if trouble != known:
+        logger.error("{}; the work goes on", trouble)
+    return trouble
 
 
 def _name_ignored(fresh: list[Ignored]) -> None:

@@ -60,3 +60,19 @@ def test_metrics_are_written_when_a_number_changed(tmp_path: Path) -> None:
     metrics.tell(textfile, NOTHING | {"spoiled": [{"set": "M27"}]}, anew=False)
     assert 'stackd_sets{state="quarantined"} 1\n' in textfile.read_text()
     ledger.close()
+
+
+def test_before_a_slow_command_the_watchdog_hears_at_once(
+    deaf_manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short ago it was told: notify.timeout_s is nearly all the time that it waits."""
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    systemd = announce.Systemd()
+    for now_s, at_once in ((100.0, False), (101.0, False), (102.0, True), (116.0, False), (117.0, False)):
+        systemd.say(f"{now_s}")
+        systemd.ping(now_s, at_once=at_once)
+    systemd.close()
+
+    with deaf_manager:
+        heard = [deaf_manager.recv(100).decode() for _ in range(8)]
+    assert heard == ["100.0", "WATCHDOG=1", "101.0", "102.0", "WATCHDOG=1", "116.0", "117.0", "WATCHDOG=1"]

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from watchdog.observers.api import BaseObserver
 from stackd import status
 from stackd import watcher as watching
 from stackd.daemon import Daemon
-from stackd.disk import model_store, models
+from stackd.disk import model_store, models, outbox
 from stackd.disk.model_card import CARD, WEIGHTS
 from stackd.errors import ConfigError, InstanceError
 from stackd.settings import MetricsSettings, RestoreSettings, Settings, load
@@ -137,6 +138,47 @@ def test_one_turn_restores_everything_complete(tmp_path: Path) -> None:
     daemon.close()
 
     assert sorted(heard) == ["A done", "B quarantined"]
+
+
+def test_a_slow_archive_is_no_hang(
+    tmp_path: Path, notices: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd's watchdog hears of every frame that is moved."""
+    monkeypatch.setenv("WATCHDOG_USEC", "4")
+    heard: list[int] = []
+    move = outbox._move
+
+    def noted(*asked: Any) -> None:
+        heard.append(notices().count("WATCHDOG=1"))
+        move(*asked)
+
+    monkeypatch.setattr(outbox, "_move", noted)
+    settings_in(tmp_path)
+    drop(tmp_path, "M27")
+    daemon = Daemon(load(tmp_path / "config.toml", {"STACKD_SET__AFTER": "archive"}), work=WORK)
+    daemon.once()
+    daemon.close()
+
+    assert len(os.listdir(tmp_path / "archive/M27")) == 8
+    assert [after - before for before, after in pairwise(heard)] == [1] * 7
+
+
+def test_once_restores_everything_beside_an_archive_that_cannot_be_written(tmp_path: Path) -> None:
+    """And ends, though the frames are left."""
+    settings_in(tmp_path)
+    (tmp_path / "archive").write_text("somebody's file")
+    for name in "AB":
+        drop(tmp_path, name)
+    heard: list[str] = []
+    settings = load(tmp_path / "config.toml", {"STACKD_SET__AFTER": "archive"})
+    daemon = Daemon(settings, work=WORK, hear=lambda o: heard.append(f"{o.set_name} {o.verdict}"))
+    daemon.once()
+    said = status.as_text(status.gather(settings))
+    daemon.close()
+
+    assert sorted(heard) == ["A done", "B done"]
+    assert "remark" in said
+    assert str(tmp_path / "archive") in said
 
 
 @pytest.mark.parametrize("signals", [1, 2])

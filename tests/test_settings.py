@@ -236,6 +236,13 @@ def test_min_frames_fits_into_frames(config: Path) -> None:
         load(write(config, "[set]\nframes = 4\nmin_frames = 5\n"), {})
 
 
+def test_no_command_is_waited_for_beyond_the_watchdog(config: Path) -> None:
+    """systemd kills a daemon that is silent for 60 s."""
+    assert load(write(config, "[notify]\ntimeout_s = 50\n"), {}).notify.timeout_s == 50.0
+    with pytest.raises(ConfigError, match=r"notify\.timeout_s"):
+        load(write(config, "[notify]\ntimeout_s = 51\n"), {})
+
+
 def test_a_named_file_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named and missing is an error; nothing named and nothing here means the defaults."""
     monkeypatch.chdir(tmp_path)

@@ -392,6 +392,64 @@ def test_archive_moves_finished_frames(tmp_path: Path) -> None:
     house.ledger.close()
 
 
+def test_finished_sets_are_archived_one_a_turn(house: House) -> None:
+    """However many wait: between two of them the daemon looks after its worker, and within one it is told of steps."""
+    for n, name in enumerate("ABC"):
+        house.drop(name, first=8 * n)
+    house.pass_time(30.0)
+    house.turn.adopt(house.settings_with(set__after="archive"))
+    steps: list[int] = []
+    house.turn._on_step = lambda: steps.append(1)
+
+    left = []
+    for _ in range(4):
+        house.turn.advance(house.clock_s)
+        left.append((len(list((house.folder / "archive").iterdir())), house.turn._left_to_archive, len(steps) >= 8))
+        steps.clear()
+
+    assert left == [(1, True, True), (2, True, True), (3, False, True), (3, False, False)]
+
+
+def test_an_archive_that_cannot_be_written_costs_no_set(tmp_path: Path) -> None:
+    """It is a remark, told once; the other sets come out, and their frames move when it can be written again."""
+    told: list[str] = []
+    sink = logger.add(told.append, level="ERROR", format="{message}")
+    house = House(tmp_path, set__after="archive")
+    (tmp_path / "archive").write_text("somebody's file")
+    for n, name in enumerate("ABC"):
+        house.drop(name, first=8 * n)
+
+    assert sorted(house.pass_time(20.0)) == ["A done", "B done", "C done"]
+    house.pass_time(100.0)
+    logger.remove(sink)
+    assert house.turn.trouble is None
+    assert house.turn.idle()
+    [remark] = house.turn.remarks
+    assert str(tmp_path / "archive") in remark
+    assert len([line for line in told if "archive" in line]) == 1
+
+    (tmp_path / "archive").unlink()
+    house.pass_time(PAUSE_S + 5.0)
+    assert sorted(os.listdir(tmp_path / "archive")) == ["A", "B", "C"]
+    assert house.turn.remarks == ()
+    house.ledger.close()
+
+
+def test_the_frames_of_a_set_that_is_open_again_are_not_archived(tmp_path: Path) -> None:
+    """They belong to the revision that is to come, which would lack them."""
+    house = House(tmp_path)
+    house.drop("M27")
+    house.pass_time(30.0)
+    write_frame(tmp_path / "inbox/M27/3.fits", 3, target="M27", better=True)
+    house.turn.adopt(house.settings_with(set__after="archive"))
+
+    assert house.pass_time(30.0) == ["M27 done"]
+    assert house.published() == ["M27", "M27__r2"]
+    assert len(os.listdir(tmp_path / "archive/M27__r2")) == 8
+    assert os.listdir(tmp_path / "archive") == ["M27__r2"]
+    house.ledger.close()
+
+
 def test_emptied_folders_go_once_nobody_adds_to_them(tmp_path: Path) -> None:
     """Not at once, as the next frame may be on its way; never one that stackd did not empty, or with a file in it."""
     house = House(tmp_path, set__after="archive")

@@ -185,9 +185,9 @@ class Ledger:
         rows = self._read(query, (digest, DONE))
         return Entry(*rows[0]) if rows else None
 
-    def to_archive(self) -> list[Entry]:
-        """Finished sets whose frames were not moved yet."""
-        query = f"SELECT {_COLUMNS} FROM sets WHERE state = ? AND archived = 0 ORDER BY changed_s"
+    def to_archive(self, most: int) -> list[Entry]:
+        """The first finished sets whose frames were not moved yet."""
+        query = f"SELECT {_COLUMNS} FROM sets WHERE state = ? AND archived = 0 ORDER BY changed_s LIMIT {most}"
         return [Entry(*row) for row in self._read(query, (DONE,))]
 
     def superseded_by(self, capture_set: CaptureSet) -> list[Entry]:

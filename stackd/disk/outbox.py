@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _FRAME_KEYS = frozenset({"path", "size_bytes", "mtime_ns"})
 _JOB_KEYS = frozenset({"set", "identity", "digest", "attempt", "frames"})
 _REPORT_KEYS = frozenset({"set", "identity", "attempts", "reason", "file", "remedy", "frames"})
 _MIB = 1 << 20
+_PIECE_BYTES = 16 * _MIB  # of a copy to another disk, between two calls of `on_step`
 
 
 def make_staging(outbox: Path, set_name: str, attempt: int) -> Path:
@@ -151,10 +152,13 @@ def free_mb(folder: Path) -> float:
     return status.f_bavail * status.f_frsize / _MIB
 
 
-def archive_frames(inbox: Path, archive: Path, folder_name: str, frames: Sequence[Sighting]) -> list[str]:
+def archive_frames(
+    inbox: Path, archive: Path, folder_name: str, frames: Sequence[Sighting], on_step: Callable[[], None]
+) -> list[str]:
     """Move a finished set's frames to archive/<folder_name>/; gives what was left where it is, and why.
 
-    A frame that changed since, or whose place is taken, is not touched. Raises OSError.
+    A frame that changed since, or whose place is taken, is not touched. `on_step` is called often: it may be gigabytes,
+    and another disk. Raises OSError.
     """
     folder = _inside(archive, folder_name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +172,8 @@ def archive_frames(inbox: Path, archive: Path, folder_name: str, frames: Sequenc
         elif os.path.lexists(target):
             left.append(f"{frame.path}: {target} is taken")
         else:
-            _move(source, target)
+            _move(source, target, on_step)
+        on_step()
     sync(folder)
     return left
 
@@ -225,18 +230,33 @@ def _inside(parent: Path, name: str) -> Path:
     return parent / name
 
 
-def _move(source: Path, target: Path) -> None:
+def _move(source: Path, target: Path, on_step: Callable[[], None]) -> None:
     try:
         source.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         unfinished = target.with_name(f".{target.name}.tmp")
-        shutil.copy2(source, unfinished)
-        sync(unfinished)
+        _copy(source, unfinished, on_step)
         unfinished.rename(target)
         sync(target.parent)
-        source.unlink()
+        try:
+            source.unlink()
+        except OSError:
+            target.unlink()  # the inbox lets nothing go: a frame lies in one place
+            raise
+
+
+def _copy(source: Path, target: Path, on_step: Callable[[], None]) -> None:
+    """Each piece is on the disk before the next, so that not all of a giant is waited for at the end."""
+    with source.open("rb") as old, target.open("wb") as new:
+        while piece := old.read(_PIECE_BYTES):
+            new.write(piece)
+            new.flush()
+            os.fdatasync(new.fileno())
+            on_step()
+    shutil.copystat(source, target)
+    sync(target)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ Takes the settings and the ledger, which remembers what is still to be moved. Ne
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from loguru import logger
 
@@ -15,13 +15,23 @@ from stackd.jobs.grouping import folder_name
 from stackd.settings import FolderSettings, Settings
 
 
-def move_finished(folders: FolderSettings, ledger: Ledger) -> None:
-    """Move the frames of finished sets to archive/<set>/. Raises OSError or OutputError."""
-    for entry in ledger.to_archive():
+def move_next(folders: FolderSettings, ledger: Ledger, on_step: Callable[[], None]) -> bool:
+    """Move the frames of one finished set to archive/<set>/; whether others are left. Raises OSError or OutputError.
+
+    A set with a frame that changed since is open again, and its frames belong to the set that comes of it.
+    """
+    waiting = ledger.to_archive(2)
+    for entry in waiting[:1]:
         frames = ledger.frames(entry.identity)
-        for left in outbox.archive_frames(folders.inbox, folders.archive, entry.folder or entry.name, frames):
-            logger.warning("{}: not archived: {}", entry.name, left)
+        if changed := outbox.changed_frames(folders.inbox, frames):
+            left = [f"{', '.join(changed)} changed since"]
+        else:
+            folder = entry.folder or entry.name
+            left = outbox.archive_frames(folders.inbox, folders.archive, folder, frames, on_step)
+        for why in left:
+            logger.warning("{}: not archived: {}", entry.name, why)
         ledger.archived(entry.identity)
+    return len(waiting) > 1
 
 
 def tidy(settings: Settings, empty_folders: Iterable[str]) -> None:

@@ -1,9 +1,12 @@
 """Results appear whole or not at all, nothing is overwritten, foreign files are left alone."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -182,10 +185,67 @@ def test_archive_moves_what_was_used_and_nothing_else(tmp_path: Path) -> None:
     (archive / "M27").mkdir(parents=True)
     (archive / "M27" / "c.fits").write_text("here first")
 
-    left = outbox.archive_frames(inbox, archive, "M27", frames)
+    left = outbox.archive_frames(inbox, archive, "M27", frames, lambda: None)
 
     assert [one.partition(":")[0] for one in left] == ["M27/b.fits", "M27/c.fits"]
     assert sorted(os.listdir(inbox / "M27")) == ["b.fits", "c.fits"]
     assert (archive / "M27" / "a.fits").read_text() == "a"
     assert (archive / "M27" / "c.fits").read_text() == "here first"
-    assert outbox.archive_frames(inbox, archive, "M27", frames[:1]) == []
+    assert outbox.archive_frames(inbox, archive, "M27", frames[:1], lambda: None) == []
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system than tmp_path's."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def one_frame(inbox: Path, content: bytes) -> list[Sighting]:
+    """A set of one frame, taken long ago."""
+    (inbox / "M27").mkdir(parents=True)
+    (inbox / "M27" / "a.fits").write_bytes(content)
+    os.utime(inbox / "M27" / "a.fits", ns=(10**18, 10**18))
+    return [Sighting("M27/a.fits", len(content), 10**18, 0)]
+
+
+def test_a_frame_goes_to_another_disk_in_pieces(
+    tmp_path: Path, other_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A giant over a slow network: whoever asks hears of every piece; content and time are kept."""
+    monkeypatch.setattr(outbox, "_PIECE_BYTES", 1000)
+    steps: list[int] = []
+    frames = one_frame(tmp_path / "inbox", bytes(range(250)) * 41)
+
+    outbox.archive_frames(tmp_path / "inbox", other_disk, "M27", frames, lambda: steps.append(1))
+
+    assert os.listdir(tmp_path / "inbox" / "M27") == []
+    assert os.listdir(other_disk / "M27") == ["a.fits"]
+    assert (other_disk / "M27" / "a.fits").read_bytes() == bytes(range(250)) * 41
+    assert (other_disk / "M27" / "a.fits").stat().st_mtime_ns == 10**18
+    assert len(steps) >= 11
+
+
+def test_an_inbox_that_lets_nothing_go_leaves_no_copy(
+    tmp_path: Path, other_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame lies in one place: the next try finds its place in the archive free."""
+    frames = one_frame(tmp_path / "inbox", b"light")
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.is_relative_to(tmp_path / "inbox"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refused)
+        with pytest.raises(OSError, match="Read-only"):
+            outbox.archive_frames(tmp_path / "inbox", other_disk, "M27", frames, lambda: None)
+    assert os.listdir(other_disk / "M27") == []
+
+    assert outbox.archive_frames(tmp_path / "inbox", other_disk, "M27", frames, lambda: None) == []
+    assert os.listdir(other_disk / "M27") == ["a.fits"]
