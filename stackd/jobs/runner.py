@@ -20,7 +20,7 @@ from stackd.jobs.worker import Hands, Known, Probed, Work, WorkerStart, serve
 from stackd.records import Job, Report
 
 OnProgress = Callable[[str, str, float], None]  # set's name, step, fraction of the whole
-LOOK_DEADLINE_S = 60.0  # for one file's header
+LOOK_DEADLINE_S = 30.0  # for one try at one file's header
 LOOKS_AT_ONCE = 64
 _KILL_WAIT_S = 5.0
 
@@ -176,9 +176,9 @@ class WorkerRunner:
             alive = self._process.is_alive()  # asked first: what it said before it died is still in the pipe
             said_all = self._receive()
             if not alive or not said_all:
-                self._bury("died" + _how(self._process), died=True)
+                self._bury("died" + _how(self._process))
             elif self._busy and self._clock() > self._deadline_s:
-                self._bury("ran out of time and was stopped", died=False)
+                self._bury("ran out of time and was stopped")
         if not self._busy:
             self._send_next()
 
@@ -258,7 +258,7 @@ class WorkerRunner:
             self._sets, self._model = 0, ""
         self._model = model or self._model
 
-    def _bury(self, how: str, *, died: bool) -> None:
+    def _bury(self, how: str) -> None:
         """The worker is gone or must go: blame what it was at, put the rest back."""
         self._kill()
         if self._at_work and self._job is not None:
@@ -269,20 +269,22 @@ class WorkerRunner:
             )
             self._job, self._at_work = None, False
         elif self._at_look:
-            self._bury_reader(how, died)
+            self._bury_reader(how)
 
-    def _bury_reader(self, how: str, died: bool) -> None:
-        """A death may be an accident, as when memory is short: the file is looked at again, `limits.attempts` times."""
+    def _bury_reader(self, how: str) -> None:
+        """A death may be an accident, as when memory is short, and a network disk may stall: the file is looked at
+        again, `limits.attempts` times in all."""
         path, limits = self._at_look.popleft()
         logger.error("the worker {} while it looked at {}", how, path)
         self._to_look.extendleft(reversed(self._at_look))
         self._at_look.clear()
         self._deaths[path] += 1
-        if died and self._deaths[path] < limits["attempts"]:
+        if self._deaths[path] < limits["attempts"]:
             self._to_look.append((path, limits))  # after all others
             return
         del self._deaths[path]
-        self._probed.append(Probed(path, Problem(f"cannot be read: the reader {how}", "replace or remove the file")))
+        remedy = "replace or remove the file; if its disk was at fault, a restart or SIGHUP has it looked at again"
+        self._probed.append(Probed(path, Problem(f"cannot be read: the reader {how}", remedy)))
 
     def _kill(self) -> None:
         if self._process is None:

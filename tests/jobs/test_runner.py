@@ -192,6 +192,36 @@ def test_one_death_of_a_reader_blames_no_file(runner: WorkerRunner, tmp_path: Pa
     assert isinstance(found.found, FrameFacts)
 
 
+@pytest.mark.parametrize("passes_after", [1, 2, None])
+def test_a_stalled_disk_is_given_as_many_tries_as_a_death(tmp_path: Path, passes_after: int | None) -> None:
+    """A network disk that stalls costs no good file; one that never comes back holds nobody up for ever."""
+    clock_s, tries, passed = [1000.0], tmp_path / "tries", tmp_path / "passed"
+    write_frame(tmp_path / "0.fits", 0, look="stall", tries=str(tries), until=str(passed))
+    write_frame(tmp_path / "1.fits", 1)
+    one = WorkerRunner(START, Limits(20.0, 100), lambda digest: None, lambda *step: None, lambda: clock_s[0])
+    stalled, found = 0, {}
+
+    def look() -> bool:
+        nonlocal stalled
+        if tries.exists() and len(tries.read_text().splitlines()) > stalled:
+            stalled += 1
+            clock_s[0] += 30.1  # as promised in docs/reliability.md
+            if stalled == passes_after:
+                passed.touch()
+        found.update({Path(probed.path).name: probed.found for probed in one.probed()})
+        return len(found) == 2
+
+    one.probe([str(tmp_path / "0.fits"), str(tmp_path / "1.fits")], LIMITS)
+    until(one, look)
+    one.close()
+
+    assert isinstance(found["1.fits"], FrameFacts)
+    assert isinstance(found["0.fits"], FrameFacts if passes_after else Problem)
+    assert stalled == (passes_after or LIMITS["attempts"])
+    if not passes_after:
+        assert "ran out of time" in found["0.fits"].reason
+
+
 def test_worker_is_replaced_when_used_up_or_for_another_model(tmp_path: Path) -> None:
     """TensorFlow leaks and models do not mix: a fresh process cures both."""
     runner = WorkerRunner(START, Limits(20.0, 2), lambda digest: None, lambda *step: None)

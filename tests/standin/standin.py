@@ -40,6 +40,10 @@ def look(path: Path, max_pixels: int, max_bytes: int) -> FrameFacts:
     if orders.get("look") == "die once" and not Path(orders["until"]).exists():
         Path(orders["until"]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if orders.get("look") == "stall" and not Path(orders["until"]).exists():
+        with Path(orders["tries"]).open("a") as tries:
+            tries.write("stalled\n")
+        time.sleep(3600.0)
     if orders.get("look") == "refused" and not Path(orders["until"]).exists():
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if orders.get("look") == "die":
