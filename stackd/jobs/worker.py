@@ -30,6 +30,7 @@ Progress = Callable[[str, float], None]
 Known = Callable[[str], str | None]  # content digest -> the finished set that has it
 OOM_SCORE = 500  # the kernel, short of memory, takes the worker before the supervisor
 _PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EAGAIN, errno.EMFILE, errno.ENFILE})
+_CV2_NO_MEMORY = -4  # cv2.Error.StsNoMem
 _MIB = 1 << 20
 
 
@@ -172,7 +173,7 @@ def _failure(job: Job, error: Exception, sha256s: tuple[str, ...]) -> Report:
             logger.warning("put off: {}", error)
             cause = "space" if _errno(error) in NO_SPACE else "transient"
             words = {"reason": str(error), "cause": cause, "retry": True}
-        case MemoryError():
+        case _ if _lacks_memory(error):
             logger.error("the memory does not suffice")
             remedy = "raise limits.memory_mb or give the machine more memory"
             words = {"reason": "the memory does not suffice", "remedy": remedy, "cause": "death", "retry": True}
@@ -182,6 +183,16 @@ def _failure(job: Job, error: Exception, sha256s: tuple[str, ...]) -> Report:
             reason = f"an unforeseen error: {_words(error)}"
             words = {"reason": reason, "remedy": remedy, "cause": "death", "retry": True}
     return Report(job.set_name, False, sha256s=sha256s, **words)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether Python, OpenCV or TensorFlow says that memory is short; by name, as neither is loaded here."""
+    match f"{type(error).__module__}.{type(error).__name__}":
+        case "cv2.error":
+            return getattr(error, "code", None) == _CV2_NO_MEMORY
+        case "tensorflow.python.framework.errors_impl.ResourceExhaustedError":
+            return True
+    return isinstance(error, MemoryError)
 
 
 def _errno(error: BaseException) -> int | None:

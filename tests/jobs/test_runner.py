@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -139,16 +140,17 @@ def test_a_hanging_set_is_stopped_at_its_deadline(tmp_path: Path) -> None:
     runner.close()
 
 
-def test_memory_beyond_the_limit_is_a_report(tmp_path: Path) -> None:
-    """limits.memory_mb holds, and the worker lives to say so."""
+@pytest.mark.parametrize("do", ["eat", "eat with OpenCV", "eat with Keras"])
+def test_memory_beyond_the_limit_is_a_report(tmp_path: Path, do: str) -> None:
+    """limits.memory_mb holds, and the worker lives to say so, whichever library was refused."""
     start = replace(START, memory_mb=1500)
-    runner = WorkerRunner(start, Limits(20.0, 100), lambda digest: None, lambda *step: None)
-    report = run(runner, job_of(tmp_path, do="eat"))
+    with closing(WorkerRunner(start, Limits(60.0, 100), lambda digest: None, lambda *step: None)) as runner:
+        report = run(runner, job_of(tmp_path, do=do))
+        assert run(runner, job_of(tmp_path, "good")).ok
 
     assert report.cause == "death"
-    assert "memory" in report.reason
-    assert run(runner, job_of(tmp_path, "good")).ok
-    runner.close()
+    assert report.reason == "the memory does not suffice"
+    assert "limits.memory_mb" in report.remedy
 
 
 def test_known_content_is_not_restored_again(tmp_path: Path) -> None:
@@ -198,7 +200,6 @@ def test_a_stalled_disk_is_given_as_many_tries_as_a_death(tmp_path: Path, passes
     clock_s, tries, passed = [1000.0], tmp_path / "tries", tmp_path / "passed"
     write_frame(tmp_path / "0.fits", 0, look="stall", tries=str(tries), until=str(passed))
     write_frame(tmp_path / "1.fits", 1)
-    one = WorkerRunner(START, Limits(20.0, 100), lambda digest: None, lambda *step: None, lambda: clock_s[0])
     stalled, found = 0, {}
 
     def look() -> bool:
@@ -211,9 +212,10 @@ def test_a_stalled_disk_is_given_as_many_tries_as_a_death(tmp_path: Path, passes
         found.update({Path(probed.path).name: probed.found for probed in one.probed()})
         return len(found) == 2
 
-    one.probe([str(tmp_path / "0.fits"), str(tmp_path / "1.fits")], LIMITS)
-    until(one, look)
-    one.close()
+    one = WorkerRunner(START, Limits(20.0, 100), lambda digest: None, lambda *step: None, lambda: clock_s[0])
+    with closing(one):
+        one.probe([str(tmp_path / "0.fits"), str(tmp_path / "1.fits")], LIMITS)
+        until(one, look)
 
     assert isinstance(found["1.fits"], FrameFacts)
     assert isinstance(found["0.fits"], FrameFacts if passes_after else Problem)

@@ -103,3 +103,12 @@ def _obey(orders: dict[str, Any], staging: Path) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(staging))
         case "eat":
             bytearray(4 << 30)
+        case "eat with OpenCV":
+            import cv2  # noqa: PLC0415 - nor OpenCV, nor numpy
+            import numpy as np  # noqa: PLC0415
+
+            cv2.resize(np.zeros((100, 100), np.uint8), (60_000, 60_000))
+        case "eat with Keras":
+            import keras  # noqa: PLC0415
+
+            keras.layers.Lambda(lambda value: value + keras.ops.zeros((1 << 20, 1 << 20)))(keras.ops.zeros((1, 1)))
