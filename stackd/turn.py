@@ -227,8 +227,9 @@ class Turn:
 
     def _report_spoiled(self) -> None:
         """A quarantine that cannot be written costs error.json alone: status tells the reasons, other sets go on."""
+        read = [sighting for sighting, found in self._facts.items() if isinstance(found, FrameFacts)]
         try:
-            self._outcomes += self._delivery.report_spoiled(self.assembly.spoiled, self.listing.sightings)
+            self._outcomes += self._delivery.report_spoiled(self.assembly, self.listing.sightings, read)
             self.report_trouble = ""
         except OSError as error:
             self.report_trouble = _told_once(error, self.report_trouble)

@@ -16,7 +16,9 @@ from stackd.disk import outbox
 from stackd.disk.ledger import DONE, DUPLICATE, QUARANTINED, RETRY, RUNNING, Ledger
 from stackd.errors import OutputError
 from stackd.jobs.delivery import Delivery, try_again
+from stackd.jobs.notes import error_json
 from stackd.jobs.runner import SerialRunner
+from stackd.records import Report, Sighting
 from stackd.settings import Settings, load
 from stackd.turn import PAUSE_S, Turn
 
@@ -389,6 +391,57 @@ def test_archive_moves_finished_frames(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "inbox/M27") == []
     assert len(os.listdir(tmp_path / "archive/M27")) == 8
     assert len(os.listdir(tmp_path / "inbox/bad")) == 8
+    house.ledger.close()
+
+
+def test_the_report_of_a_loose_file_goes_with_its_reason(house: House) -> None:
+    """Its set has another name; the report stays while the file has still to be read, also by the next start."""
+    for n in range(8):
+        write_frame(house.folder / f"inbox/{n}.fits", n, target="M27", **({"pixels": 2000} if n == 3 else {}))
+    house.turn.adopt(house.settings_with(limits__max_pixels=1000))
+    assert house.pass_time(30.0) == ["3.fits spoiled"]
+    house.settings = house.settings_with(limits__max_pixels=1000)
+    house.reopen()
+    assert house.pass_time(2.0) == []
+    assert house.error("3.fits") is not None
+    assert house.pass_time(30.0) == []
+    assert house.error("3.fits") is not None
+
+    house.turn.adopt(house.settings_with(limits__max_pixels=2000))
+    house.turn.advance(house.clock_s)
+    assert house.error("3.fits") is not None
+    [done] = house.pass_time(30.0)
+
+    assert done.startswith("M27_")
+    assert os.listdir(house.folder / "quarantine") == []
+
+
+def test_the_report_of_a_file_that_a_finished_set_holds_goes_with_the_next_start(house: House) -> None:
+    """Whatever kept it there: such a file is not read again."""
+    for n in range(8):
+        write_frame(house.folder / f"inbox/{n}.fits", n, target="M27")
+    house.pass_time(30.0)
+    found = (house.folder / "inbox/3.fits").stat()
+    frames = [Sighting("3.fits", found.st_size, found.st_mtime_ns, 0)]
+    report = Report("3.fits", False, reason="has too many pixels")
+    outbox.write_report(house.folder / "quarantine", "3.fits", error_json(report, frames, "", 0, "2026-01-01"))
+    house.reopen()
+
+    assert house.pass_time(30.0) == []
+    assert os.listdir(house.folder / "quarantine") == []
+
+
+def test_a_spoiled_set_that_waits_is_not_told_twice(tmp_path: Path) -> None:
+    """More frames arrive for it while nothing was mended: the report stays, and nobody is notified again."""
+    house = House(tmp_path, set__partial="quarantine", set__partial_after_s=20.0)
+    house.drop("M27", frames=3)
+    assert house.pass_time(40.0) == ["M27 spoiled"]
+    write_frame(tmp_path / "inbox/M27/9.fits", 9, look="refused", until=str(tmp_path / "passed"))
+    assert house.pass_time(20.0) == []
+    assert house.error("M27") is not None
+    (tmp_path / "inbox/M27/9.fits").unlink()
+    assert house.pass_time(60.0) == []
+    assert house.error("M27") is not None
     house.ledger.close()
 
 

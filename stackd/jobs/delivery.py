@@ -16,8 +16,8 @@ from loguru import logger
 from stackd.disk import models, outbox
 from stackd.disk.ledger import DONE, QUARANTINED, RETRY, RUNNING, Entry, Ledger, digest_of, identity_of
 from stackd.errors import ModelError, OutputError
-from stackd.jobs.assembly import Spoiled
-from stackd.jobs.notes import error_json, in_words, job_block, sightings_in
+from stackd.jobs.assembly import Assembly
+from stackd.jobs.notes import error_json, in_words, job_block, outdated, sightings_in
 from stackd.records import CaptureSet, Job, Report, Sighting
 from stackd.settings import Settings
 
@@ -203,15 +203,19 @@ class Delivery:
         self._ledger.give_back(claim.identity, reason, self._now(), self._now(), counted=False)
         return Outcome(claim.capture_set.name, "handed back", reason=reason)
 
-    def report_spoiled(self, spoiled: Iterable[Spoiled], there: Iterable[Sighting]) -> list[Outcome]:
+    def report_spoiled(self, assembly: Assembly, there: Iterable[Sighting], read: Iterable[Sighting]) -> list[Outcome]:
         """Keep quarantine/<set>/error.json in step with the sets and files that wait for a person.
 
-        `there`: all that the last scan saw. Gives the newly spoiled ones. Raises OSError.
+        `there`: all that the last scan saw; `read`: what is in order by its header. Gives the newly spoiled ones.
+        Raises OSError or OutputError.
         """
-        quarantine, now_spoiled = self.settings.folders.quarantine, {one.set_name: one for one in spoiled}
+        quarantine, now_spoiled = self.settings.folders.quarantine, {one.set_name: one for one in assembly.spoiled}
         known = self._spoiled_before()
-        seen = {(one.path, one.size_bytes, one.mtime_ns) for one in there}
-        for name in [name for name, frames in known.items() if name not in now_spoiled and not _all_in(frames, seen)]:
+        is_open = {one.set_name for one in (*assembly.spoiled, *assembly.waiting)}
+        if in_doubt := [frame.path for name in known.keys() - is_open for frame in known[name]]:
+            past = self._ledger.touching(in_doubt)  # what a finished set holds is not read again
+            read = [*read, *(frame for one in past for frame in one.frames)]
+        for name in outdated(known, assembly, there, read):
             outbox.clear_report(quarantine, name)
             del known[name]
             logger.info("{}: is no longer spoiled", name)
@@ -334,7 +338,3 @@ def usable_model(settings: Settings) -> tuple[str, str]:
 
 def _same(known: Iterable[Sighting] | None, frames: Iterable[Sighting]) -> bool:
     return known is not None and identity_of(known) == identity_of(frames)
-
-
-def _all_in(frames: Iterable[Sighting], seen: set[tuple[str, int, int]]) -> bool:
-    return all((one.path, one.size_bytes, one.mtime_ns) in seen for one in frames)

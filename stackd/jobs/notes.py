@@ -3,9 +3,10 @@
 Plain values from plain values; knows neither disk nor clock.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from stackd.jobs.assembly import Assembly
 from stackd.records import Report, Sighting
 
 
@@ -46,9 +47,32 @@ def sightings_in(content: dict[str, Any]) -> tuple[Sighting, ...]:
     return tuple(Sighting(one["path"], one["size_bytes"], one["mtime_ns"], 0) for one in content["frames"])
 
 
+def outdated(
+    known: Mapping[str, Iterable[Sighting]], assembly: Assembly, there: Iterable[Sighting], in_order: Iterable[Sighting]
+) -> list[str]:
+    """Which of the `known` reports, set's name -> frames, say nothing any more.
+
+    Those with a frame that is no longer `there` as it was, and those whose frames are all `in_order`, as of a loose
+    file that has joined a set of another name. A set that waits is not judged yet: its report stays.
+    """
+    if not known:
+        return []
+    seen, good = _as_found(there), _as_found(in_order)
+    spoiled, waiting = ({one.set_name for one in ones} for ones in (assembly.spoiled, assembly.waiting))
+    frames_of = {name: _as_found(frames) for name, frames in known.items() if name not in spoiled}
+    return [
+        name for name, frames in frames_of.items() if not frames <= seen or (frames <= good and name not in waiting)
+    ]
+
+
 def in_words(report: Report) -> str:
     """What is wrong, with the file at fault where the reason does not name it."""
     return f"{report.file}: {report.reason}" if report.file and report.file not in report.reason else report.reason
+
+
+def _as_found(frames: Iterable[Sighting]) -> set[tuple[str, int, int]]:
+    """Without inodes, which a report does not name."""
+    return {(one.path, one.size_bytes, one.mtime_ns) for one in frames}
 
 
 def _frame(frame: Sighting) -> dict[str, Any]:

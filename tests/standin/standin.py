@@ -44,6 +44,8 @@ def look(path: Path, max_pixels: int, max_bytes: int) -> FrameFacts:
         with Path(orders["tries"]).open("a") as tries:
             tries.write("stalled\n")
         time.sleep(3600.0)
+    if orders.get("pixels", 0) > max_pixels:
+        raise SetError("has too many pixels", file=str(path), remedy="raise limits.max_pixels")
     if orders.get("look") == "refused" and not Path(orders["until"]).exists():
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if orders.get("look") == "die":
