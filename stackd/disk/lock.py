@@ -35,9 +35,8 @@ class Lock:
         except BaseException:
             self._file.close()
             raise
-        with suppress(OSError):  # a full disk: then nobody is told who holds it
-            self._file.truncate(0)
-            self._file.write(f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # a full disk, another user's file: then nobody is told who holds it
+            (folder / name).write_text(f"{os.getpid()}\n")
 
     def _taken(self, until_s: float) -> bool:
         """Whether the kernel gave us the lock; who only asks `is_held` has it for a moment and keeps nobody out."""
@@ -82,11 +81,13 @@ def is_held(state: Path) -> bool:
 
 
 def _opened(path: Path) -> FileIO:
-    """Raises OSError."""
-    try:
-        return open(path, "a+b", buffering=0)
-    except PermissionError:  # another user's: to be locked it need not be written
-        return open(path, "rb", buffering=0)
+    """For reading, which is enough to lock it: a disk on which a file is open for writing cannot be made read-only.
+
+    Raises OSError.
+    """
+    if not path.exists():
+        path.touch()
+    return open(path, "rb", buffering=0)
 
 
 def filesystem_of(folder: Path) -> str:
