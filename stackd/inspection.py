@@ -34,7 +34,7 @@ def problems_of_set(path: Path, settings: Settings) -> tuple[list[str], str]:
         return [_cannot_be_read(str(error.filename or path), error)], ""
     frames, whole = len(found.frames), settings.set.frames
     left, lacking = frames % whole, -frames % whole
-    waits = f"{frames} usable frames, and a set has {whole} (set.frames): {left} wait for {lacking} more"
+    waits = f"usable frames: {frames}; a set has {whole} (set.frames), {lacking} more make the next one whole"
     return [str(problem) for problem in found.problems], waits if left else ""
 
 

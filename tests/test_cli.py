@@ -279,8 +279,8 @@ def test_check_tells_what_a_good_set_waits_for(call: Callable[..., Any], here: P
     told = call("check", "set")
 
     assert told.exit_code == 0
-    assert "3 usable frames, and a set has 8" in told.stdout
-    assert "3 wait for 5 more" in told.stdout
+    assert "usable frames: 3; a set has 8" in told.stdout
+    assert "5 more make the next one whole" in told.stdout
 
 
 def test_snapshot_in_one_line() -> None:
