@@ -52,7 +52,8 @@ class Product:
     picture_input: bool  # the frames were PNG, JPEG or TIFF: restored.png is written too
     frames: list[dict[str, Any]]
     figures: dict[str, Any]
-    model: dict[str, Any] | None  # name, version, sha256; None: the plain stack alone
+    model: dict[str, Any] | None  # name, version, sha256 of the one at hand; None: the plain stack alone was asked for
+    network_used: bool  # False: left out of the picture, whatever model was at hand
     psf_fwhm_px: float  # star width of the restored image; NaN: unknown
     history: list[str]
     warnings: list[str]
@@ -107,6 +108,7 @@ def describe(product: Product, stretch: Stretch, scale: Scale) -> dict[str, Any]
             "inputs": product.frames,
             "figures": product.figures,
             "model": product.model,
+            "network_used": product.network_used,
             "psf_fwhm_px": product.psf_fwhm_px,
             "config_sha256": product.config_sha256,
             "sixteen_bit": asdict(scale) | {"unseen": UNSEEN},
@@ -152,8 +154,8 @@ def plain_values(value: Any) -> Any:
 
 
 def _header(product: Product, kind: str) -> fits.Header:
-    model = product.model or {}
-    name = f"{model.get('name')}@{model.get('version')}" if product.model else "none"
+    model = (product.network_used and product.model) or {}
+    name = f"{model['name']}@{model['version']}" if model else "none"
     fwhm_px = round(float(product.psf_fwhm_px), 4) if np.isfinite(product.psf_fwhm_px) else 0.0
     facts = {
         "EXTNAME": (kind.upper(), "restored, stack or sigma"),

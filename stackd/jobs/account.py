@@ -56,7 +56,7 @@ def account_for(
         bottom_up=reference.facts.bottom_up, picture_input=not reference.cards,
         frames=[{"file": Path(path).name} | rows[str(Path(path).absolute())] for path in job.paths],
         figures=figures,
-        model=_model(restorer) if picture.orientations else None,  # loaded, but left out
+        model=_model(restorer), network_used=picture.orientations > 0,
         psf_fwhm_px=_star_width_px(figures, picture, restorer, job.restore["target_fwhm_px"]),
         history=_history(len(job.paths), aligned, picture, restorer),
         warnings=list(picture.warnings),

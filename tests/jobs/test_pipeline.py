@@ -132,6 +132,7 @@ def test_a_result_is_complete(light_paths: tuple[str, ...], run: Run, untrained:
     assert header["STACKCNT"] == 6
     assert header["REFFRAME"] == content["reference"]
     assert header["MODELSHA"] == CARD["sha256"]
+    assert content["network_used"] is True
     assert header["OBJECT"] == "Field"
 
 
@@ -389,7 +390,8 @@ def test_a_network_that_was_left_out_is_not_named(
 
     content, folder = run(light_paths, untrained)
 
-    assert content["model"] is None
+    assert content["network_used"] is False
+    assert content["model"]["version"] == CARD["version"]  # what was at hand
     assert fits.getheader(folder / "restored.fits")["MODEL"] == "none"
     page = (folder / "report.html").read_text()
     assert "No network was used" in page
