@@ -455,14 +455,17 @@ def _bright(
     stars: Stars, x: NDArray[np.intp], y: NDArray[np.intp], snr: NDArray[np.float64], width: float
 ) -> tuple[Stars, NDArray[np.float64]]:
     """Unsaturated stars above judge.BRIGHT_SIGMA without neighbours that matter, and their signal-to-noise ratios."""
-    tree = cKDTree(np.stack([x, y], 1))
-    around = tree.query_ball_point(np.stack([stars.x, stars.y], 1), _aperture(width)[0] + ALONE_PX)
-    farther = tree.query_ball_point(np.stack([stars.x, stars.y], 1), _aperture(width)[1][1] + QUIET_PX)
-    highest = np.array([snr[near].max(initial=0) for near in around])
-    alone = np.array([snr[near].sum() < ALONE_SHARE * top for near, top in zip(around, highest)], bool)
-    quiet = np.array([snr[near].sum() < QUIET_SHARE * top for near, top in zip(farther, highest)], bool)
-    good = alone & quiet & (highest > judge.BRIGHT_SIGMA) & ~stars.saturated
-    return stars.take(good), highest[good]
+    tree, places = cKDTree(np.stack([x, y], 1)), np.stack([stars.x, stars.y], 1)
+
+    def within(reach_px: float) -> list[NDArray[np.float64]]:
+        return [snr[near] for near in tree.query_ball_point(places, reach_px)]
+
+    radius_px, (_, ring_px) = _aperture(width)
+    own = np.array([peaks.max(initial=0) for peaks in within(judge.SAME_STAR_PX)])
+    alone = np.array([peaks.sum() < ALONE_SHARE * top for peaks, top in zip(within(radius_px + ALONE_PX), own)], bool)
+    quiet = np.array([peaks.sum() < QUIET_SHARE * top for peaks, top in zip(within(ring_px + QUIET_PX), own)], bool)
+    good = alone & quiet & (own > judge.BRIGHT_SIGMA) & ~stars.saturated
+    return stars.take(good), own[good]
 
 
 def _empty(

@@ -61,6 +61,17 @@ def test_invented_stars_are_counted(deep: ModuleType, field, rng: np.random.Gene
     assert after["found_10"] < before["found_10"]
 
 
+def test_a_star_beside_a_brighter_one_is_not_lonely(deep: ModuleType, rng: np.random.Generator) -> None:
+    """Its aperture holds the other's light, whatever share of it the way's star width lets in."""
+    x, y = np.array([100.0, 107.0, 220.0]), np.array([160.0, 160.0, 160.0])
+    sky = skies.Sky(np.zeros((1, *SHAPE), np.float32), x, y, np.array([[40000.0, 3000.0, 3000.0]]))
+    light = sky.truth(2.5)[0] + rng.normal(0, NOISE, SHAPE).astype(np.float32)
+
+    judge = deep._catalogued(light, np.ones(SHAPE, bool), 1e6)
+
+    assert np.sort(np.rint(judge.bright.x)).tolist() == [100, 220]
+
+
 def test_every_frame_serves_on_both_sides(deep: ModuleType) -> None:
     """Sets of the asked size, and no frame always in the set."""
     paths = [Path(str(k)) for k in range(17)]
