@@ -135,7 +135,9 @@ def _climb(
     first = cv2.invertAffineTransform(start).astype(np.float32)
     try:
         correlation, back = cv2.findTransformECC(fixed, laid, first, motion, criteria, seen, 5)
-    except cv2.error:  # OpenCV's way to say that the two never agreed
+    except cv2.error as error:  # OpenCV's way to say that the two never agreed
+        if error.code == cv2.Error.StsNoMem:
+            raise
         return None
     if not np.isfinite(back).all() or not np.isfinite(correlation):
         return None
