@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from stackd.imaging.quality import MAD_TO_SIGMA, rounding_noise
 
 DETECTION_SIGMA = 7.0
-STAR_SHARE = 0.25  # any star of 1.6 px FWHM or more lights three of its eight neighbours by more than this
+# A star of 1.2 px FWHM or more lights three of its eight neighbours by more than this share of its brightest pixel, and
+# by more than this noise: a single pixel's third brightest neighbour is the third highest noise of eight.
+STAR_SHARE, STAR_SIGMA = 0.12, 0.9
 LIKE_COLOURED_SHARE = 0.1  # a star of 2 px FWHM has more than that of its brightest pixel in six such neighbours
 LIKE_COLOURED_SIGMA = 3.0
 LOCAL_BOX_PX = 15
@@ -26,7 +28,7 @@ def find_hot_pixels(raw_frames: Sequence[NDArray[np.float32]], bayer: bool) -> N
 
     Works on the median over the frames, where dithered stars and cosmic rays vanish. What remains must
     stand out of its like-coloured neighbours, up or down, by 7 sigma of the scatter around it, while
-    fewer than three of the eight pixels next to it share a quarter of its excess: stars do, even when
+    fewer than three of the eight pixels next to it share an eighth of its excess: stars do, even when
     no frame is dithered, single defects, pairs and whole columns do not. At least one frame, all of one
     shape; what a frame did not see is NaN.
     """
@@ -129,13 +131,13 @@ def _local_scatter(excess: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _stands_alone(excess: NDArray[np.float32], threshold: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Above the threshold, and third brightest of its eight neighbours below a quarter of it."""
+    """Above the threshold, and third brightest of its eight neighbours far below it."""
     found = np.zeros(excess.shape, bool)
     padded = np.pad(excess, 1)
     rows, columns = np.nonzero(excess > threshold)
     around = np.stack([padded[rows + i, columns + j] for i in (0, 1, 2) for j in (0, 1, 2) if (i, j) != (1, 1)])
     third = np.partition(around, 5, axis=0)[5] if rows.size else np.empty(0, np.float32)
-    alone = third < STAR_SHARE * excess[rows, columns]
+    alone = third < STAR_SHARE * excess[rows, columns] + STAR_SIGMA / DETECTION_SIGMA * threshold[rows, columns]
     found[rows[alone], columns[alone]] = True
     return found
 

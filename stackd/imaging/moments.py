@@ -14,6 +14,8 @@ from stackd.imaging.psf import FWHM_PER_SIGMA
 ROUNDS = 12
 FIRST_SIGMA_PX = 1.5
 SIGMA_RANGE_PX = (0.35, 9.0)
+# A narrower window sees one pixel of a sharp star in the middle of it, finds it narrower still, and collapses.
+LEAST_WINDOW_PX = 1.0
 POSITION_FLOOR_PX = 0.02  # no centroid is better: pixels are not flat
 CHUNK = 1000
 
@@ -73,12 +75,12 @@ def _measure_chunk(
 def _adapt(stamps: NDArray[np.float64], offset: NDArray[np.float64], noise_adu: float):
     """Move and widen a round Gaussian window on each stamp until it matches what it sees.
 
-    Gives the centroid dx, dy, the window's sigma, the source's own covariance (xx, yy, xy) and the
-    signal-to-noise ratio in the window; one number a stamp each.
+    Gives the centroid dx, dy, the source's sigma, its own covariance (xx, yy, xy) and the signal-to-noise ratio in the
+    window; one number a stamp each.
     """
     dx, dy = np.zeros(len(stamps)), np.zeros(len(stamps))
     variance = np.full(len(stamps), FIRST_SIGMA_PX**2)
-    low, high = (s**2 for s in SIGMA_RANGE_PX)
+    low, high = LEAST_WINDOW_PX**2, SIGMA_RANGE_PX[1] ** 2
     for round_ in range(ROUNDS):
         x, y = offset - dx[:, None], offset - dy[:, None]
         wx, wy = (np.exp(-0.5 * d**2 / variance[:, None]) for d in (x, y))
@@ -102,7 +104,8 @@ def _adapt(stamps: NDArray[np.float64], offset: NDArray[np.float64], noise_adu: 
         variance = np.clip(
             (covariance[0] + covariance[1]) / 2, np.maximum(low, variance / 2), np.minimum(high, variance * 2)
         )
-    return dx, dy, np.sqrt(variance), covariance, signal
+    sigma = np.clip(np.sqrt((covariance[0] + covariance[1]) / 2), *SIGMA_RANGE_PX)
+    return dx, dy, sigma, covariance, signal
 
 
 def _unwindowed(

@@ -19,7 +19,8 @@ from stackd.imaging.quality import measure_sky
 DETECTION_SIGMA = 5.0
 MAX_STARS = 5000
 BROAD_PX = 4.0
-NEIGHBOUR_SHARE = 0.25  # of its peak: what a star's third brightest neighbour pixel has at least
+NEIGHBOUR_SHARE = 0.12  # of its peak: what a star's third brightest neighbour has at least (in the middle of a pixel
+NEIGHBOUR_SIGMA = 0.65  # one of 1.2 px has 0.15), and of noise more than that: as the third of a hot pixel's eight
 WIDTH_RANGE = (0.6, 1.7)  # of the frame's typical width
 BRIGHTEST = 20
 MAX_MOVE_PX = 2.0  # of a centroid from its peak; farther, two sources were mixed up
@@ -105,8 +106,8 @@ def _measure(
         found.error_px,
         found.peak >= 0.95 * saturation_adu,
     )
-    good = (found.neighbour_share > NEIGHBOUR_SHARE) & (found.moved_px < MAX_MOVE_PX) & (found.flux > 0)
-    return stars.take(good)
+    least = NEIGHBOUR_SHARE + NEIGHBOUR_SIGMA * noise_adu / np.maximum(found.peak, 1e-30)
+    return stars.take((found.neighbour_share > least) & (found.moved_px < MAX_MOVE_PX) & (found.flux > 0))
 
 
 def _typical_width(stars: Stars) -> float:

@@ -27,16 +27,17 @@ def hot_map(rng, share=1e-3):
     return hot
 
 
+@pytest.mark.parametrize("fwhm_px", [1.2, 2.2])
 @pytest.mark.parametrize("drift_px", [0.0, 0.3, 8.0])
-def test_hot_pixels_are_found_and_stars_are_not(drift_px):
-    """Nearly all hot pixels and hardly a star, dithered or not."""
+def test_hot_pixels_are_found_and_stars_are_not(drift_px, fwhm_px):
+    """Nearly all hot pixels and hardly a star, dithered or not, however sharp."""
     rng = np.random.default_rng(5)
     hot = hot_map(rng)
 
-    found = find_hot_pixels(frames_with(rng, hot, drift_px), bayer=False)
+    found = find_hot_pixels(frames_with(rng, hot, drift_px, fwhm_px=fwhm_px), bayer=False)
 
     assert (found & (hot > 0)).sum() >= 0.9 * (hot > 0).sum()
-    assert (found & (hot == 0)).sum() <= 2
+    assert (found & (hot == 0)).sum() <= 3  # of 60
 
 
 @pytest.mark.parametrize("bayer", [False, True])
@@ -93,7 +94,7 @@ def test_bayer_stars_are_not_eaten():
     found = find_hot_pixels(frames, bayer=True)
 
     assert (found & (hot > 0)).sum() >= 0.9 * (hot > 0).sum()
-    assert (found & (hot == 0)).sum() <= 2
+    assert (found & (hot == 0)).sum() <= 3  # of 60
 
 
 @pytest.mark.parametrize("drift_px", [0.0, 0.3, 2.0])
