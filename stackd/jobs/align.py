@@ -26,7 +26,7 @@ from stackd.imaging.psf_field_fit import measure_field
 from stackd.imaging.psf_fit import fit_psf
 from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise, share_at_black
 from stackd.imaging.register import Registration, register_set
-from stackd.imaging.stars import Stars
+from stackd.imaging.stars import Stars, find_stars
 from stackd.imaging.warp import Transform, apply_transform, identity
 
 BRIGHT = 200  # stars enough for a mean
@@ -143,9 +143,10 @@ def _told(
 ) -> _Told:
     """Stars, their shapes and the transparency of frames (bands, H, W) with such noise of their luminance."""
     clearly, faintly = _shown(moved, noise_adu)
-    stars = registration.stars[registration.reference]
-    stars = stars.take(clearly[np.round(stars.y).astype(int), np.round(stars.x).astype(int)])
     mean, mean_noise_adu = _mean(moved, noise_adu)
+    # of the mean: a sharp star in the middle of a pixel of the reference passes there for a defect
+    stars = find_stars(mean, mean_noise_adu, saturation_adu)
+    stars = stars.take(clearly[np.round(stars.y).astype(int), np.round(stars.x).astype(int)])
     points = _points(mean, mean_noise_adu, stars, faintly, saturation_adu)
     widths_px = {k: registration.figures[k].fwhm_px for k in moved}
     psfs = _psfs(moved, points, noise_adu, saturation_adu, widths_px)

@@ -14,7 +14,7 @@ from stackd.imaging.psf_fit import fit_psf
 from stackd.imaging.warp import compose, invert
 from stackd.jobs import align as align_room
 from stackd.jobs.align import Aligned, align
-from tests.jobs.nights import SHAPE, frames_of, night_of, star_field
+from tests.jobs.nights import SHAPE, facts_of, frames_of, night_of, star_field
 
 
 def brought(frames: Sequence[Frame], aligned: bool = False) -> Aligned:
@@ -270,6 +270,29 @@ def test_clouds_over_most_frames_cost_no_star() -> None:
 
     assert clouded.reference == clear.reference
     assert len(clouded.stars) >= 0.7 * len(clear.stars)
+
+
+def test_a_sharp_star_in_the_middle_of_a_pixel_is_a_star() -> None:
+    """In the reference it looks like a defect; the frames that lie half a pixel beside it saw what it is. A star that
+    is missed does not get its light back."""
+    rng = np.random.default_rng(8)
+    row, column = np.indices(SHAPE)
+    grid = np.array([(x, y) for x in range(20, SHAPE[1] - 15, 17) for y in range(20, SHAPE[0] - 15, 17)], float)
+    middle = np.arange(len(grid)) % 4 == 0
+    places = grid + np.where(middle[:, None], 0, rng.uniform(0.3, 0.7, grid.shape))
+    flux = rng.permutation(np.geomspace(2000, 30000, len(grid)))
+    frames = []
+    for k in range(6):
+        left, up = (0.0, 0.0) if k == 0 else (1.5 * k, 3.5 - k)
+        stars = (f * np.exp(-((column - x - left) ** 2 + (row - y - up) ** 2) / 0.6) for f, (x, y) in zip(flux, places))
+        pixels = (200 + sum(stars) + rng.normal(0, 4 + 4 * (k > 0), SHAPE)).astype(np.float32)
+        frames.append(Frame(f"/night/light_{k}.fits", f"{k:064}", facts_of(pixels, minute=k), pixels, 65535.0))
+
+    found = brought(frames)
+
+    assert found.reference == 0
+    apart_px = np.hypot(*(np.stack([found.stars.x, found.stars.y]).T[:, None] - places).transpose(2, 0, 1))
+    assert (apart_px.min(0)[middle] < 0.5).all()
 
 
 def test_unseen_pixels_cost_no_star(night: list[Exposure], aligned: Aligned) -> None:
