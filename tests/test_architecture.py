@@ -35,6 +35,7 @@ ONLY_IN = {
     "astropy": ("disk",),
     "PIL": ("disk",),
     "tifffile": ("disk",),
+    "rawpy": ("disk",),
     "sqlite3": ("disk",),
     "safetensors": ("disk",),
     "watchdog": ("watcher",),

@@ -19,7 +19,11 @@ from typing import BinaryIO
 from stackd.errors import SetError
 from stackd.records import Sighting
 
-CAPTURE_SUFFIXES = frozenset({".fit", ".fits", ".fts", ".tif", ".tiff", ".png", ".jpg", ".jpeg"})
+RAW_SUFFIXES = frozenset(
+    {".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".dng", ".orf", ".rw2", ".raf", ".pef", ".mrw"}
+)
+TWIN_SUFFIXES = frozenset({".jpg", ".jpeg"})  # of what a camera saves beside a raw file
+CAPTURE_SUFFIXES = RAW_SUFFIXES | {".fit", ".fits", ".fts", ".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 CALIBRATION_FOLDERS = frozenset({"darks", "flats", "biases"})
 
 # Unfinished copies of browsers, Syncthing and live stackers; ASTAP ends the names of used files with "_".
@@ -73,6 +77,7 @@ def scan(inbox: Path) -> Listing:
             ignored.append(Ignored(f"{folder}/{inner}", reason))
         if len(sightings) == before:
             empty.append(folder)
+    sightings = _without_twins(sightings, ignored)
     return Listing(
         tuple(sorted(sightings, key=attrgetter("path"))),
         tuple(sorted(empty)),
@@ -154,6 +159,20 @@ def _look_into(folder: Path, prefix: str, sightings: list[Sighting], ignored: li
     return folders
 
 
+def _without_twins(sightings: list[Sighting], ignored: list[Ignored]) -> list[Sighting]:
+    """Less the pictures that a camera saves beside its raw files, which would not agree with them."""
+    raws = {stem.lower() for stem, suffix in map(_parted, sightings) if suffix in RAW_SUFFIXES}
+    twins = {s.path for s in sightings if raws and _parted(s)[1] in TWIN_SUFFIXES and _parted(s)[0].lower() in raws}
+    ignored += [Ignored(path, "the camera's own picture of the raw file beside it") for path in twins]
+    return [sighting for sighting in sightings if sighting.path not in twins]
+
+
+def _parted(sighting: Sighting) -> tuple[str, str]:
+    """A path without its suffix, and that in small letters."""
+    stem, dot, suffix = sighting.path.rpartition(".")
+    return stem, (dot + suffix).lower()
+
+
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
     """None where the file is gone by now."""
     try:
@@ -195,7 +214,7 @@ def _why_not_a_capture(name: str) -> str:
     if lowered.startswith(_TEMPORARY_BEGINNINGS) or lowered.endswith(_TEMPORARY_ENDINGS):
         return "a name of unfinished copies"
     _, dot, suffix = lowered.rpartition(".")
-    return "" if dot + suffix in CAPTURE_SUFFIXES else "not a format that stackd reads (FITS, TIFF, PNG, JPEG)"
+    return "" if dot + suffix in CAPTURE_SUFFIXES else "not a format that stackd reads (FITS, TIFF, PNG, JPEG, raw)"
 
 
 def _why_not_entered(name: str) -> str:

@@ -12,9 +12,9 @@ from stackd.records import FrameFacts
 
 _SILENT = frozenset({"", "none", "unknown", "n/a", "undefined", "null"})
 _QUOTES = "'\" "
-_BAYER = frozenset({"RGGB", "BGGR", "GRBG", "GBRG"})
+BAYER = frozenset({"RGGB", "BGGR", "GRBG", "GBRG"})
 _YEARS = range(1800, 2500)  # of photographs; a date outside them is a clock that was never set, or a joke
-_LONGEST_S = 1e6  # of one exposure: eleven days
+LONGEST_S = 1e6  # of one exposure: eleven days
 _LARGEST_BINNING = 100.0
 _ELECTRONS_RANGE = (1e-4, 1e4)  # per ADU
 _MJD_ZERO = datetime(1858, 11, 17)
@@ -43,7 +43,7 @@ def facts_from(header: FitsHeader) -> FrameFacts:
         sample_type=sample_type(header),
         target=_text(values, ("OBJECT",)),
         filter=_text(values, _FILTER),
-        exposure_s=_within(_number(values, _EXPOSURE), 0.0, _LONGEST_S),
+        exposure_s=within(_number(values, _EXPOSURE), 0.0, LONGEST_S),
         gain=_number(values, _GAIN),
         binning=_binning(values),
         camera=_text(values, ("INSTRUME",)),
@@ -51,7 +51,7 @@ def facts_from(header: FitsHeader) -> FrameFacts:
         bayer=_bayer(values, header.height_px, bottom_up) if header.bands == 1 else None,
         bottom_up=bottom_up,
         image_type=_image_type(_text(values, _IMAGE_TYPE)),
-        electrons_per_adu=_within(_number(values, _ELECTRONS), *_ELECTRONS_RANGE),
+        electrons_per_adu=within(_number(values, _ELECTRONS), *_ELECTRONS_RANGE),
     )
 
 
@@ -83,13 +83,13 @@ def _number(values: dict[str, Value], names: tuple[str, ...]) -> float | None:
     return number_of(_first(values, names))
 
 
-def _within(number: float | None, above: float, most: float) -> float | None:
+def within(number: float | None, above: float, most: float) -> float | None:
     """The number if it can be true, else None: such a card says nothing."""
     return number if number is not None and above < number <= most else None
 
 
 def _binning(values: dict[str, Value]) -> str | None:
-    x, y = (_within(_number(values, names), 0.0, _LARGEST_BINNING) for names in (_BINNING_X, _BINNING_Y))
+    x, y = (within(_number(values, names), 0.0, _LARGEST_BINNING) for names in (_BINNING_X, _BINNING_Y))
     if x is None and y is None:
         return None
     return f"{x or y:g}x{y or x:g}"
@@ -109,20 +109,20 @@ def _taken_at(values: dict[str, Value]) -> str | None:
     date, time = _text(values, _START), _text(values, _START_TIME)
     if date and "T" not in date and time and ":" in time:
         date = f"{date}T{time}"
-    start = _moment(date) if date else None
+    start = moment(date) if date else None
     if start is None and (days := _number(values, ("MJD-OBS",))) is not None and 0 < days < _LAST_MJD:
         start = _MJD_ZERO + timedelta(days=days)
     return start.isoformat(timespec="milliseconds") if start else None
 
 
-def _moment(text: str) -> datetime | None:
+def moment(text: str) -> datetime | None:
     """A date with or without time and zone, in UTC (the standard's zone where none is named)."""
     try:
-        moment = datetime.fromisoformat(text)
-        moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        when = datetime.fromisoformat(text)
+        when = when.astimezone(UTC).replace(tzinfo=None) if when.tzinfo else when
     except (ValueError, OverflowError):  # no date, or one that its zone carries out of the calendar
         return None
-    return moment if moment.year in _YEARS else None
+    return when if when.year in _YEARS else None
 
 
 def _bayer(values: dict[str, Value], height_px: int, bottom_up: bool) -> str | None:
@@ -134,7 +134,7 @@ def _bayer(values: dict[str, Value], height_px: int, bottom_up: bool) -> str | N
     pattern = (_text(values, ("BAYERPAT", "COLORTYP")) or "").upper()
     if pattern in ("", "MONO", "RGB"):
         return None
-    if pattern not in _BAYER:
+    if pattern not in BAYER:
         raise SetError(
             f"BAYERPAT is {pattern!r}; stackd knows RGGB, BGGR, GRBG and GBRG", remedy="correct the card in the header"
         )

@@ -1,7 +1,7 @@
 """A capture's path -> what it says (FrameFacts) and what it holds (Frame), raw types checked.
 
-The content decides the format, never the name. FITS goes through fits_header, keywords and
-fits_pixels; PNG, JPEG and TIFF through pictures. Every error names the file. Knows nothing of sets.
+The content decides the format, never the name. FITS goes through fits_header, keywords and fits_pixels, cameras' raw
+files through raws; PNG, JPEG and TIFF through pictures. Every error names the file. Knows nothing of sets.
 """
 
 import os
@@ -10,18 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stackd.disk import pictures
+from stackd.disk import pictures, raws
 from stackd.disk.fits_header import FITS_START, number_of, read_header
 from stackd.disk.fits_pixels import pixels_from
 from stackd.disk.frame import Frame, Image
 from stackd.disk.inbox import Unfinished, open_safely, read_once
 from stackd.disk.keywords import facts_from
 from stackd.disk.pictures import PictureFacts
+from stackd.disk.tiff_directory import is_camera_raw
 from stackd.errors import SetError
 from stackd.records import FrameFacts
 
@@ -44,25 +45,28 @@ class Useless(SetError):
     """A capture in good order that shows nothing; the set's other frames may do without it."""
 
 
+class _Decoded(NamedTuple):
+    facts: FrameFacts
+    pixels: Image
+    cards: tuple[str, ...]
+    limit_adu: float | None  # the saturation level, where the file tells it
+
+
 @dataclass(frozen=True, slots=True)
-class _PictureKind:
-    facts: Callable[[BinaryIO, int, int], PictureFacts]
-    pixels: Callable[[bytes, PictureFacts, int], NDArray[np.generic]]
-
-
-_PNG = _PictureKind(pictures.png_facts, pictures.png_pixels)
-_JPEG = _PictureKind(pictures.jpeg_facts, pictures.jpeg_pixels)
-_TIFF = _PictureKind(pictures.tiff_facts, pictures.tiff_pixels)
+class _Format:
+    facts: Callable[[BinaryIO, int, int], FrameFacts]  # of an open file, its bytes and max_pixels
+    decode: Callable[[bytes, int], _Decoded]  # the content and max_pixels
 
 
 def read_facts(path: Path, max_pixels: int, max_bytes: int) -> FrameFacts:
-    """What the file's header says, without reading the pixels.
+    """What the file's header says; pixels are read only where a raw file hides it behind them.
 
     Raises SetError for a file that is no frame, Unfinished for one that is shorter than its header
     declares (it may still be growing), OSError where the disk itself fails.
     """
     with open_safely(path, max_bytes) as file, _naming(path):
-        return _facts(file, os.fstat(file.fileno()).st_size, max_pixels)
+        file_bytes = os.fstat(file.fileno()).st_size
+        return _format_of(file, file_bytes).facts(file, file_bytes, max_pixels)
 
 
 def read_frame(path: Path, max_pixels: int, max_bytes: int) -> Frame:
@@ -74,7 +78,7 @@ def read_frame(path: Path, max_pixels: int, max_bytes: int) -> Frame:
     """
     content, sha256 = read_once(path, max_bytes)
     with _naming(path), np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes NaN
-        facts, pixels, cards, limit_adu = _decode(content, max_pixels)
+        facts, pixels, cards, limit_adu = _format_of(BytesIO(content), len(content)).decode(content, max_pixels)
         del content  # a giant's would live on in the traceback of a refusal
         _refuse_blank(pixels)
         saturation_adu = _saturation_adu(pixels, facts, limit_adu)
@@ -82,49 +86,75 @@ def read_frame(path: Path, max_pixels: int, max_bytes: int) -> Frame:
     return Frame(str(path.absolute()), sha256, facts, pixels, saturation_adu, cards)
 
 
-def _facts(file: BinaryIO, file_bytes: int, max_pixels: int) -> FrameFacts:
-    kind = _kind_of(file.read(_START_BYTES))
-    if kind is None:
-        file.seek(0)
-        return facts_from(read_header(file, file_bytes, max_pixels))
-    return _as_frame_facts(kind.facts(file, file_bytes, max_pixels))
-
-
-def _decode(content: bytes, max_pixels: int) -> tuple[FrameFacts, Image, tuple[str, ...], float | None]:
-    """Facts, pixels, header cards and, where the header tells it, the saturation level in ADU."""
-    file = BytesIO(content)
-    kind = _kind_of(content[:_START_BYTES])
-    if kind is None:
-        header = read_header(file, len(content), max_pixels)
-        pixels = _finite_or_nan(pixels_from(header, content))
-        return facts_from(header), pixels, header.cards, number_of(header.values.get("SATURATE"))
-    facts = kind.facts(file, len(content), max_pixels)
-    raw = kind.pixels(content, facts, max_pixels)
-    if raw.shape[-2:] != (facts.height_px, facts.width_px):
-        raise SetError("holds another size than its header says", remedy="save it again from its source, or remove it")
-    if raw.ndim == 3 and np.array_equal(raw[0], raw[1]) and np.array_equal(raw[1], raw[2]):
-        raw = raw[0]
-    pixels = _finite_or_nan(np.ascontiguousarray(raw, dtype=np.float32))
-    return _as_frame_facts(replace(facts, bands=3 if raw.ndim == 3 else 1)), pixels, (), None
-
-
-def _kind_of(start: bytes) -> _PictureKind | None:
-    """The format by content; None is FITS. Raises for everything that is not a capture."""
+def _format_of(file: BinaryIO, file_bytes: int) -> _Format:
+    """By content. Raises SetError for everything that is not a capture."""
+    start = file.read(_START_BYTES)
     if FITS_START.match(start):
-        return None
+        return _FITS
     if start.startswith(pictures.PNG_START):
         return _PNG
     if start.startswith(pictures.JPEG_START):
         return _JPEG
+    if raws.begins_as_raw(start):
+        return _RAW
     if start.startswith(pictures.TIFF_STARTS):
-        return _TIFF
+        return _RAW if is_camera_raw(file, file_bytes) else _TIFF
     known = (_FITS_BEGINS, pictures.PNG_START, pictures.JPEG_START, *pictures.TIFF_STARTS)
     if not start.strip(b"\0") or (len(start) < _START_BYTES and any(begin.startswith(start[:9]) for begin in known)):
         raise Unfinished("is empty" if not start else "has no header yet", remedy="copy it again or remove it")
     for magic, name in _FOREIGN.items():
         if start.startswith(magic):
             raise SetError(f"is compressed ({name})", remedy="unpack it; stackd reads plain files only")
-    raise SetError("is not a FITS, TIFF, PNG or JPEG file", remedy="replace it by the capture, or remove it")
+    raise SetError("is not a FITS, TIFF, PNG, JPEG or raw file", remedy="replace it by the capture, or remove it")
+
+
+def _fits_facts(file: BinaryIO, file_bytes: int, max_pixels: int) -> FrameFacts:
+    file.seek(0)
+    return facts_from(read_header(file, file_bytes, max_pixels))
+
+
+def _fits_frame(content: bytes, max_pixels: int) -> _Decoded:
+    header = read_header(BytesIO(content), len(content), max_pixels)
+    pixels = _finite_or_nan(pixels_from(header, content))
+    return _Decoded(facts_from(header), pixels, header.cards, number_of(header.values.get("SATURATE")))
+
+
+def _raw_facts(file: BinaryIO, file_bytes: int, max_pixels: int) -> FrameFacts:
+    return raws.raw_facts(file, max_pixels)
+
+
+def _raw_frame(content: bytes, max_pixels: int) -> _Decoded:
+    return _Decoded(*raws.raw_frame(content, max_pixels))
+
+
+def _picture_format(
+    facts_of: Callable[[BinaryIO, int, int], PictureFacts],
+    pixels_of: Callable[[bytes, PictureFacts, int], NDArray[np.generic]],
+) -> _Format:
+    """PNG, JPEG and TIFF say nothing but their pixels."""
+
+    def facts(file: BinaryIO, file_bytes: int, max_pixels: int) -> FrameFacts:
+        return _as_frame_facts(facts_of(file, file_bytes, max_pixels))
+
+    def decode(content: bytes, max_pixels: int) -> _Decoded:
+        facts = facts_of(BytesIO(content), len(content), max_pixels)
+        values = pixels_of(content, facts, max_pixels)
+        if values.shape[-2:] != (facts.height_px, facts.width_px):
+            reason = "holds another size than its header says"
+            raise SetError(reason, remedy="save it again from its source, or remove it")
+        if values.ndim == 3 and np.array_equal(values[0], values[1]) and np.array_equal(values[1], values[2]):
+            values = values[0]
+        pixels = _finite_or_nan(np.ascontiguousarray(values, dtype=np.float32))
+        return _Decoded(_as_frame_facts(replace(facts, bands=3 if values.ndim == 3 else 1)), pixels, (), None)
+
+    return _Format(facts, decode)
+
+
+_FITS = _Format(_fits_facts, _fits_frame)
+_RAW = _Format(_raw_facts, _raw_frame)
+_PNG = _picture_format(pictures.png_facts, pictures.png_pixels)
+_JPEG = _picture_format(pictures.jpeg_facts, pictures.jpeg_pixels)
+_TIFF = _picture_format(pictures.tiff_facts, pictures.tiff_pixels)
 
 
 def _as_frame_facts(picture: PictureFacts) -> FrameFacts:

@@ -44,6 +44,7 @@ from PIL import Image
 
 from stackd.disk.reader import Unfinished, read_facts, read_frame
 from stackd.errors import SetError
+from tests.disk.raw_files import dng, nikon
 
 MOST_S = 30.0
 MAX_PIXELS, MAX_BYTES = 150_000_000, 1 << 30  # the product's own limits
@@ -133,6 +134,8 @@ def good_files() -> dict[str, bytes]:
     files["tiff big"] = _tiff(pixels("uint16"), bigtiff=True)
     files["tiff planes apart"] = _tiff(np.moveaxis(pixels("uint8", 3), -1, 0), planarconfig="separate")
     files["tiff other end"] = _tiff(pixels("uint16"), byteorder=">")
+    files |= {"raw mosaic": dng(pixels("uint16")), "raw mono": dng(pixels("uint16"), pattern="")}
+    files["raw behind a thumbnail"] = nikon(pixels("uint16"))
     return files
 
 

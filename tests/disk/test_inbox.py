@@ -25,12 +25,24 @@ def paths(inbox: Path) -> list[str]:
 
 def test_finds_loose_files_and_those_of_direct_folders_whatever_the_case(tmp_path: Path) -> None:
     """Captures count in the inbox itself and one folder down."""
-    for name in ("b.FITS", "a.fit", "c.Fts", "M31/1.tif", "M31/2.TIFF", "M31/3.png", "M31/4.jpg", "M31/5.jpeg"):
+    pictures = ["M31/1.tif", "M31/2.TIFF", "M31/3.png", "M31/4.jpg", "M31/5.jpeg"]
+    names = ["b.FITS", "a.fit", "c.Fts", *pictures, "M33/6.CR2", "M33/7.nef", "M33/8.dng"]
+    for name in names:
         touch(tmp_path / name)
 
-    assert paths(tmp_path) == sorted(
-        ["b.FITS", "a.fit", "c.Fts", "M31/1.tif", "M31/2.TIFF", "M31/3.png", "M31/4.jpg", "M31/5.jpeg"]
-    )
+    assert paths(tmp_path) == sorted(names)
+
+
+def test_a_cameras_own_picture_of_a_raw_file_is_no_frame(tmp_path: Path) -> None:
+    """RAW+JPEG cameras save both; the picture is named, and one without a raw file is a capture as ever."""
+    for name in ("IMG_1.CR2", "IMG_1.JPG", "M33/IMG_1.JPG", "M33/IMG_2.nef", "M33/img_2.jpeg"):
+        touch(tmp_path / name)
+
+    listing = scan(tmp_path)
+
+    assert [sighting.path for sighting in listing.sightings] == ["IMG_1.CR2", "M33/IMG_1.JPG", "M33/IMG_2.nef"]
+    assert [one.path for one in listing.ignored] == ["IMG_1.JPG", "M33/img_2.jpeg"]
+    assert "raw file beside it" in listing.ignored[0].reason
 
 
 def test_a_sighting_changes_with_the_file(tmp_path: Path) -> None:

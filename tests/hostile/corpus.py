@@ -26,6 +26,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.disk.raw_files import dng
+
 BLOCK = 2880
 MIB = 1 << 20
 SIDE_PX = 64
@@ -738,6 +740,36 @@ def tiff_of_complex_numbers() -> bytes:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, np.ones((64, 64), np.complex64), photometric="minisblack")
     return buffer.getvalue()
+
+
+@hostile_file(".cr2", "unfinished")
+def raw_cut_off() -> bytes:
+    content = dng(sky(1).astype(np.uint16))
+    return content[: len(content) // 2]
+
+
+@hostile_file(".nef")
+def raw_of_4_billion_squared() -> bytes:
+    mosaic = (262, 3, 1, 32803)
+    return _tiff((254, 4, 1, 0), (256, 4, 1, 2**32 - 1), (257, 4, 1, 2**32 - 1), (258, 3, 1, 16), mosaic,
+                 data=bytes(5000))  # fmt: skip
+
+
+@hostile_file(".dng")
+def raw_that_a_camera_mixed() -> bytes:
+    return dng(np.stack([sky(1).astype(np.uint16)] * 3, -1))
+
+
+@hostile_file(".raf")
+def raw_of_its_first_words() -> bytes:
+    return b"FUJIFILMCCD-RAW 0201FF383501X-T2".ljust(100_000, b"\xff")
+
+
+@hostile_file(".cr3")
+def raw_of_boxes_without_end() -> bytes:
+    return (
+        struct.pack(">I", 24) + b"ftypcrx " + struct.pack(">I4s", 1, b"isom") + struct.pack(">I4s", 0, b"moov") * 9000
+    )
 
 
 @hostile_file(".png")

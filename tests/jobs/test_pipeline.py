@@ -36,6 +36,7 @@ from stackd.network.restorer import Restored, Restorer
 from stackd.network.weights import weights_of
 from stackd.records import Job
 from stackd.settings import LimitsSettings, RestoreSettings, Settings
+from tests.disk.raw_files import BLACK_ADU, CAMERA, EXPOSURE_S, ISO, dng
 from tests.jobs.nights import NIGHT, SHAPE, frames_of, night_of, star_field, write_set
 
 FILES = {
@@ -588,6 +589,29 @@ def test_a_mosaic_becomes_a_colour_picture(tmp_path: Path, run: Run, untrained: 
     red, green, blue = stack[:, bright].sum(1)
     assert red > 1.8 * green > 1.8 * blue
     assert "BAYERPAT" not in fits.getheader(folder / "restored.fits")
+
+
+def test_raw_files_give_what_fits_gives(tmp_path: Path, run: Run) -> None:
+    """The same counts from a camera's raw files: the same colour picture, and the camera's notes in its header."""
+    exposures = night_of(star_field(4, bands=3), frames=4, bayer="GRBG")
+    in_fits, folder_of_fits = run(write_set(tmp_path, exposures, "GRBG"), None)
+    paths = []
+    for k, exposure in enumerate(exposures):
+        path = tmp_path / f"IMG_{k}.CR2"
+        path.write_bytes(dng((exposure.pixels + BLACK_ADU).astype(np.uint16), "GRBG", white_adu=65535))
+        paths.append(str(path))
+
+    in_raw, folder = run(paths, None)
+
+    assert in_raw["frames_used"] == in_fits["frames_used"] == 4
+    mine, theirs = image(folder, "stack"), image(folder_of_fits, "stack")
+    assert np.nanmax(np.abs(mine - theirs)) < 0.02 * np.nanmax(theirs)
+    assert np.nanmedian(np.abs(mine - theirs)) < 0.5
+    header = fits.getheader(folder / "restored.fits")
+    assert (header["INSTRUME"], header["ISOSPEED"], header["EXPTIME"]) == (CAMERA, ISO, EXPOSURE_S)
+    assert header["LIVETIME"] == 4 * EXPOSURE_S
+    assert header["DATE-OBS"] == "2024-08-12T23:14:05.250"
+    assert header["ROWORDER"] == "TOP-DOWN"
 
 
 def test_pictures_give_a_picture(tmp_path: Path, run: Run) -> None:
