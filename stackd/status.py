@@ -18,6 +18,7 @@ from stackd.settings import Settings
 from stackd.turn import Turn, missing_space
 
 STATUS_NAME = "status.json"
+MOST_NAMED = 3  # of the files that are ignored for one reason; `--json` names all
 
 
 def snapshot(turn: Turn, step: str, watch: str) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def as_text(view: dict[str, Any]) -> str:
         lines.append(f"tried again  {one['set']}: {why}")
     for one in (*view["spoiled"], *view["quarantined"]):
         lines.append(f"quarantined  {one['set']}: {in_words(one['set'], one['reason'], one['file'], one['remedy'])}")
-    lines += [f"ignored      {one}" for one in view["ignored"]]
+    lines += [f"ignored      {one}" for one in _by_reason(view["ignored"])]
     repeats = f", {_counted(view['duplicates'], 'repeat')}" if view["duplicates"] else ""
     lines.append(f"done         {_counted(view['done'], 'set')}{repeats}")
     left = (f"{name} {_words_mb(mb, view['unreadable'].get(name))}" for name, mb in view["free_mb"].items())
@@ -133,6 +134,20 @@ def in_words(set_name: str, reason: str, file: str | None, remedy: str) -> str:
     what_to_do = f" ({remedy})" if remedy else ""
     where = f"; file: {file}" if file and file != set_name and file not in reason else ""
     return f"{reason}{what_to_do}{where}"
+
+
+def _by_reason(ignored: list[str]) -> list[str]:
+    """One line a reason: a camera that saves JPEG beside raw files leaves one to ignore for each frame."""
+    paths: dict[str, list[str]] = {}
+    for one in ignored:
+        path, _, reason = one.rpartition(": ")
+        paths.setdefault(reason, []).append(path)
+    return [f"{_some_of(names)}: {reason}" for reason, names in paths.items()]
+
+
+def _some_of(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _counted(number: int, thing: str) -> str:

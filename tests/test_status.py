@@ -80,3 +80,16 @@ def test_remarks_stop_nothing_and_are_shown(tmp_path: Path) -> None:
     said = lines_of(settings_in(tmp_path, 0), remarks=["the model is refused"])
     assert "remark       the model is refused" in said
     assert not [line for line in said if line.startswith("paused")]
+
+
+def test_files_ignored_for_one_reason_share_a_line(tmp_path: Path) -> None:
+    """A night of RAW+JPEG has hundreds; few are named, and none is forgotten in the count."""
+    twins = [f"M33/IMG_{k}.JPG: a picture" for k in range(200)]
+
+    said = lines_of(settings_in(tmp_path, 0), ignored=[*twins, "notes.txt: not a format"])
+
+    ignored = [line for line in said if line.startswith("ignored")]
+    assert ignored == [
+        "ignored      M33/IMG_0.JPG, M33/IMG_1.JPG, M33/IMG_2.JPG and 197 more: a picture",
+        "ignored      notes.txt: not a format",
+    ]
