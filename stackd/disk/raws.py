@@ -78,6 +78,7 @@ def _unpacked(content: bytes, max_pixels: int) -> Iterator[rawpy.RawPy]:
             raw.open_buffer(io.BytesIO(content))
             check_size(raw.sizes.raw_width, raw.sizes.raw_height, max_pixels)
             raw.unpack()
+            yield raw
         except rawpy.LibRawIOError as error:
             raise Unfinished(f"ends within the picture, at {len(content)} bytes", remedy="copy it again") from error
         except (rawpy.LibRawFileUnsupportedError, rawpy.NotSupportedError) as error:
@@ -85,7 +86,6 @@ def _unpacked(content: bytes, max_pixels: int) -> Iterator[rawpy.RawPy]:
         except rawpy.LibRawError as error:
             words = f"{error}"[:_LONGEST_WORDS]
             raise SetError(f"cannot be unpacked: {words}", remedy=_BROKEN) from error
-        yield raw
 
 
 def _bayer(raw: rawpy.RawPy) -> str | None:

@@ -67,7 +67,7 @@ class Aligned:
     noise_adu: NDArray[np.float64]
     psfs: tuple[Psf, ...] | None
     field: PsfField | None
-    stars: Stars  # of the reference
+    stars: Stars  # of the frames' mean
     points: Points  # those sources that are as narrow as stars: what tells the star shape
     single: Image
     hot_pixels: int
