@@ -59,9 +59,10 @@ def result_header(
         header = kept_cards(cards, colour)
         if colour and "CTYPE3" not in header and "CTYPE1" not in header:
             header["CTYPE3"] = ("RGB", "planes are red, green, blue")
-        own = times_of(frames) | facts
+        clock = "camera's time" if header.get("TIMESYS") == "LOCAL" else "UTC"
+        own = times_of(frames, clock) | facts
         if "MJD-OBS" in header and "EXPSTART" in own:
-            header["MJD-OBS"] = (round(own["EXPSTART"][0] - MJD_ZERO_JD, 8), "UTC, start of the first frame")
+            header["MJD-OBS"] = (round(own["EXPSTART"][0] - MJD_ZERO_JD, 8), f"{clock}, start of the first frame")
         for keyword, (value, comment) in own.items():
             header[keyword] = (plain_text(value) if isinstance(value, str) else value, comment)
         header["BUNIT"] = ("adu", "of the reference frame, above its sky")
@@ -78,8 +79,8 @@ def quiet_fits() -> Iterator[None]:
         yield
 
 
-def times_of(frames: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, str]]:
-    """Exposure and time cards of the frames that were used; what no frame tells is left out."""
+def times_of(frames: Sequence[dict[str, Any]], clock: str = "UTC") -> dict[str, tuple[Any, str]]:
+    """Exposure and time cards of the frames that were used, by this clock; what no frame tells is left out."""
     used = [frame for frame in frames if frame.get("used")]
     facts: dict[str, tuple[Any, str]] = {
         "STACKCNT": (len(used), "frames in this image"),
@@ -94,11 +95,12 @@ def times_of(frames: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, str]]:
     if spans:
         first, last = min(start for start, _ in spans), max(end for _, end in spans)
         middles = [(start + (end - start) / 2).timestamp() for start, end in spans]
-        facts["DATE-OBS"] = (iso(first), "UTC, start of the first frame")
-        facts["DATE-END"] = (iso(last), "UTC, end of the last frame")
-        facts["DATE-AVG"] = (iso(datetime.fromtimestamp(sum(middles) / len(middles), UTC)), "UTC, mean of mid-times")
-        facts["EXPSTART"] = (_julian_date(first), "JD, UTC, start of the first frame")
-        facts["EXPEND"] = (_julian_date(last), "JD, UTC, end of the last frame")
+        facts["DATE-OBS"] = (iso(first), f"{clock}, start of the first frame")
+        facts["DATE-END"] = (iso(last), f"{clock}, end of the last frame")
+        middle = datetime.fromtimestamp(sum(middles) / len(middles), UTC)
+        facts["DATE-AVG"] = (iso(middle), f"{clock}, mean of mid-times")
+        facts["EXPSTART"] = (_julian_date(first), f"JD, {clock}, start of the first frame")
+        facts["EXPEND"] = (_julian_date(last), f"JD, {clock}, end of the last frame")
     return facts
 
 

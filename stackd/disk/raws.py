@@ -61,10 +61,11 @@ def raw_frame(content: bytes, max_pixels: int) -> tuple[FrameFacts, Image, tuple
         bayer, black_adu = _bayer(raw), _black_adu(raw)
         counts = raw.raw_image_visible.astype(np.float32) - black_adu
         full_adu = float(raw.white_level - black_adu.max())
-        said = _said_by_libraw(raw.other) | _said_by_exif(content)
+        said = _said_by_libraw(raw.other)
+    notes = _exif(content)
     height_px, width_px = counts.shape
-    facts = FrameFacts(width_px, height_px, 1, "uint16", bayer=bayer, **said)
-    return facts, counts, _cards(facts), full_adu
+    facts = FrameFacts(width_px, height_px, 1, "uint16", bayer=bayer, **said | _said_by_exif(notes))
+    return facts, counts, _cards(facts, in_utc=bool(_text(notes, Base.OffsetTimeOriginal))), full_adu
 
 
 @contextmanager
@@ -121,8 +122,8 @@ def _said_by_libraw(other: Any) -> dict[str, Any]:
     }
 
 
-def _said_by_exif(content: bytes) -> dict[str, Any]:
-    """The same and the camera, as far as a TIFF's Exif says it; a note that makes no sense is none."""
+def _exif(content: bytes) -> dict[int, Any]:
+    """Notes of a TIFF by their tags; none of other files, and none that are damaged: the pixels are what counts."""
     begin = _EXIF_INSIDE.get(content[:2])
     if begin is None:
         return {}
@@ -130,23 +131,29 @@ def _said_by_exif(content: bytes) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # of notes that are cut short
             exif.load(b"Exif\0\0" + begin + content[4:])
-            notes = {**exif, **exif.get_ifd(IFD.Exif)}
-        said = {
-            "exposure_s": within(_number(notes, Base.ExposureTime), 0.0, LONGEST_S),
-            "gain": within(_number(notes, Base.ISOSpeedRatings), 0.0, _LARGEST_ISO),
-            "taken_at": _taken_at(notes),
-            "camera": _camera(_text(notes, Base.Make), _text(notes, Base.Model)),
-        }
+            return {**exif, **exif.get_ifd(IFD.Exif)}
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error):
-        return {}  # Pillow over damaged notes; the pixels are what counts
+        return {}
+
+
+def _said_by_exif(notes: Mapping[int, Any]) -> dict[str, Any]:
+    """The same and the camera, as far as it was noted."""
+    said = {
+        "exposure_s": within(_number(notes, Base.ExposureTime), 0.0, LONGEST_S),
+        "gain": within(_number(notes, Base.ISOSpeedRatings), 0.0, _LARGEST_ISO),
+        "taken_at": _taken_at(notes),
+        "camera": _camera(_text(notes, Base.Make), _text(notes, Base.Model)),
+    }
     return {name: value for name, value in said.items() if value is not None}
 
 
 def _number(notes: Mapping[int, Any], tag: Base) -> float | None:
-    """Of several (ISO may come twice) the first."""
+    """Of several (ISO may come twice) the first; None for what is no number."""
     value = notes.get(tag)
-    value = value[0] if isinstance(value, tuple) else value
-    return None if value is None else float(value)
+    try:
+        return float(value[0] if isinstance(value, tuple) else value)
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return None
 
 
 def _text(notes: Mapping[int, Any], tag: Base) -> str:
@@ -173,8 +180,10 @@ def _instant(text: str) -> str | None:
     return when.isoformat(timespec="milliseconds") if when else None
 
 
-def _cards(facts: FrameFacts) -> tuple[str, ...]:
-    """What a FITS header of such a frame would say beside its times."""
+def _cards(facts: FrameFacts, in_utc: bool) -> tuple[str, ...]:
+    """What a FITS header of such a frame would say beside its times. A clock of unknown zone runs free: the standard's
+    LOCAL (Rots et al. 2015)."""
     camera = facts.camera and plain_text(facts.camera)
-    values = {"INSTRUME": camera, "ISOSPEED": facts.gain, "ROWORDER": "TOP-DOWN"}
+    clock = "UTC" if in_utc else "LOCAL"
+    values = {"INSTRUME": camera, "ISOSPEED": facts.gain, "ROWORDER": "TOP-DOWN", "TIMESYS": clock}
     return tuple(str(fits.Card(name, value)) for name, value in values.items() if value is not None)

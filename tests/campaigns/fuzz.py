@@ -4,8 +4,8 @@
 
 Feeds `read_facts` and `read_frame` with three kinds of input, by turns: good files of every format with damage in
 them (FITS of 8, 16, 32, 64, -32 and -64 bits, in an extension and with a wide header; PNG of 8 and 16 bits; TIFF
-plain, packed and in tiles; JPEG plain and progressive; raw files), FITS headers made by hypothesis from hostile cards, and
-directories and chunks of pictures with hostile numbers. Each input runs in a child that may use so much memory
+plain, packed and in tiles; JPEG plain and progressive; raw files), FITS headers made by hypothesis from hostile cards,
+and directories and chunks of pictures with hostile numbers. Each input runs in a child that may use so much memory
 and no more than 30 s. Anything but a frame or a SetError, a child's death, or an input that takes too long is a
 failure: the input is kept in the folder, named by its digest. Prints a line a minute and a table; exits 1 after
 a failure. The same seed gives the same inputs.

@@ -94,8 +94,10 @@ def test_what_the_camera_noted(saved: Saved, counts: NDArray[np.uint16]) -> None
 def test_the_notes_reach_the_header(saved: Saved, counts: NDArray[np.uint16]) -> None:
     cards = frame_of(saved(dng(counts))).cards
 
-    assert [card.split("=")[0].strip() for card in cards] == ["INSTRUME", "ISOSPEED", "ROWORDER"]
+    assert [card.split("=")[0].strip() for card in cards] == ["INSTRUME", "ISOSPEED", "ROWORDER", "TIMESYS"]
     assert all(len(card) == 80 for card in cards)
+    assert "'LOCAL" in cards[-1]
+    assert "'UTC" in frame_of(saved(dng(counts, zone="+02:00"))).cards[-1]
 
 
 def test_a_thumbnail_is_not_the_picture(saved: Saved, counts: NDArray[np.uint16]) -> None:

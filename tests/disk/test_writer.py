@@ -13,7 +13,7 @@ from astropy.wcs import WCS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stackd.disk.headers import plain_text, result_header
+from stackd.disk.headers import plain_text, quiet_fits, result_header
 from stackd.disk.writer import Product, plain_values, write_result
 from stackd.errors import OutputError
 
@@ -146,7 +146,8 @@ def test_any_text_in_a_header_can_be_written_again(cards: list[str], tail: str) 
     """The same for whatever a generator of texts comes up with."""
     cards = [*cards, f"KEYWORD = {tail}", f"STRING  = '{tail}", f"NUMBER  = 1{tail}"]
     header = result_header(cards, False, [], {"REFFRAME": (tail, "a name")}, [tail])
-    header.tostring()
+    with quiet_fits():  # as the writer does: beside a long value a comment is cut short
+        header.tostring()
 
 
 def test_tiff_says_what_its_numbers_mean(tmp_path: Path, make_product: Make) -> None:

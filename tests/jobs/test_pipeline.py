@@ -611,6 +611,7 @@ def test_raw_files_give_what_fits_gives(tmp_path: Path, run: Run) -> None:
     assert (header["INSTRUME"], header["ISOSPEED"], header["EXPTIME"]) == (CAMERA, ISO, EXPOSURE_S)
     assert header["LIVETIME"] == 4 * EXPOSURE_S
     assert header["DATE-OBS"] == "2024-08-12T23:14:05.250"
+    assert header.comments["DATE-OBS"] == "camera's time, start of the first frame"
     assert header["ROWORDER"] == "TOP-DOWN"
 
 
