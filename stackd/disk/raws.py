@@ -61,7 +61,7 @@ def raw_frame(content: bytes, max_pixels: int) -> tuple[FrameFacts, Image, tuple
         bayer, black_adu = _bayer(raw), _black_adu(raw)
         counts = raw.raw_image_visible.astype(np.float32) - black_adu
         full_adu = float(raw.white_level - black_adu.max())
-        said = _said_by_libraw(raw.other)
+        said = _said_by_libraw(raw)
     notes = _exif(content)
     height_px, width_px = counts.shape
     facts = FrameFacts(width_px, height_px, 1, "uint16", bayer=bayer, **said | _said_by_exif(notes))
@@ -113,8 +113,12 @@ def _black_adu(raw: rawpy.RawPy) -> NDArray[np.float32]:
     return levels[raw.raw_colors_visible]
 
 
-def _said_by_libraw(other: Any) -> dict[str, Any]:
+def _said_by_libraw(raw: rawpy.RawPy) -> dict[str, Any]:
     """Exposure, gain and time, which is as the camera's clock showed it; LibRaw has zeros for what it was not told."""
+    try:
+        other = raw.other
+    except (ValueError, OverflowError, OSError):  # a clock beyond the calendar
+        return {}
     return {
         "exposure_s": within(float(other.shutter_speed), 0.0, LONGEST_S),
         "gain": within(float(other.iso_speed), 0.0, _LARGEST_ISO),

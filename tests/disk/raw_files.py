@@ -11,7 +11,7 @@ MOSAIC, LINEAR_RAW = 32803, 34892  # TIFF's PhotometricInterpretation
 BLACK_ADU, WHITE_ADU = 64, 4095
 CAMERA = "Canon EOS 6D"
 EXPOSURE_S, ISO = 30.0, 1600
-CLOCK = "2024:08:12 23:14:05"
+CLOCK, EDITED = "2024:08:12 23:14:05", "2024:08:13 09:00:00"
 
 _SHORT, _BYTE, _TEXT, _FRACTION, _SIGNED_FRACTION = "H", "B", "s", "2I", "2i"
 _IDENTITY = (1, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 1, 1)
@@ -31,7 +31,7 @@ def dng(
     tags = [
         (271, _TEXT, 0, "Canon"),
         (272, _TEXT, 0, CAMERA),
-        (306, _TEXT, 0, "2024:08:13 09:00:00"),  # when it was last edited
+        (306, _TEXT, 0, EDITED),
         (33434, _FRACTION, 1, (int(EXPOSURE_S), 1)),
         (34855, _SHORT, 1, ISO),
         (36867, _TEXT, 0, CLOCK),

@@ -11,7 +11,7 @@ from stackd.disk.frame import Frame
 from stackd.disk.inbox import Unfinished
 from stackd.disk.reader import Useless, read_facts, read_frame
 from stackd.errors import SetError
-from tests.disk.raw_files import BLACK_ADU, CAMERA, EXPOSURE_S, ISO, WHITE_ADU, dng, nikon
+from tests.disk.raw_files import BLACK_ADU, CAMERA, CLOCK, EDITED, EXPOSURE_S, ISO, WHITE_ADU, dng, nikon
 
 MAX_PIXELS, MAX_BYTES = 10**6, 10**7
 SHAPE = (40, 52)
@@ -89,6 +89,19 @@ def test_what_the_camera_noted(saved: Saved, counts: NDArray[np.uint16]) -> None
     assert (facts.exposure_s, facts.gain, facts.camera) == (EXPOSURE_S, ISO, CAMERA)
     assert facts.taken_at == "2024-08-12T23:14:05.250"
     assert frame_of(saved(dng(counts, zone="+02:00"))).facts.taken_at == "2024-08-12T21:14:05.250"
+
+
+@pytest.mark.parametrize("clock", ["9999:99:99 99:99:99", "0000:00:00 00:00:00", "-999:01:01 00:00:00", "yesterday"])
+def test_a_clock_that_was_never_set(saved: Saved, counts: NDArray[np.uint16], clock: str) -> None:
+    """No time, and all the rest."""
+    content = dng(counts)
+    for date in (CLOCK, EDITED):
+        content = content.replace(date.encode(), clock.encode().ljust(len(date), b"\0"))
+
+    facts = frame_of(saved(content)).facts
+
+    assert facts.taken_at is None
+    assert (facts.exposure_s, facts.camera) == (EXPOSURE_S, CAMERA)
 
 
 def test_the_notes_reach_the_header(saved: Saved, counts: NDArray[np.uint16]) -> None:
