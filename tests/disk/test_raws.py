@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from stackd.disk.frame import Frame
@@ -119,6 +120,19 @@ def test_a_thumbnail_is_not_the_picture(saved: Saved, counts: NDArray[np.uint16]
 
     assert frame.pixels.shape == SHAPE
     assert (frame.facts.camera, frame.facts.bayer) == ("NIKON D750", "RGGB")
+
+
+def test_a_developed_tiff_of_a_camera_is_a_picture(tmp_path: Path, counts: NDArray[np.uint16]) -> None:
+    """What a raw converter saves still names the camera, and may hold a thumbnail below."""
+    path = tmp_path / "IMG_0001.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(counts, photometric="minisblack", subifds=1, metadata=None, extratags=[(271, "s", 0, "Canon", True)])
+        tiff.write(counts[::8, ::8], photometric="minisblack", subfiletype=1, metadata=None)
+
+    frame = frame_of(path)
+
+    assert frame.facts.bayer is None
+    np.testing.assert_array_equal(frame.pixels, counts.astype(np.float32))
 
 
 def test_what_the_camera_mixed_is_refused(saved: Saved, counts: NDArray[np.uint16]) -> None:
