@@ -139,13 +139,12 @@ def check(
 
     settings = _settings(config)
     logs.configure("ERROR")
-    problems, waits = inspection.problems_of_house(settings, find_config(config)), ""
+    problems, remarks = inspection.problems_of_house(settings, find_config(config)), []
     if path is not None:
-        of_set, waits = inspection.problems_of_set(path, settings)
+        of_set, remarks = inspection.problems_of_set(path, settings)
         problems += of_set
-    for line in (*problems, waits):
-        if line:
-            print(line)
+    for line in (*problems, *remarks):
+        print(line)
     if problems:
         raise typer.Exit(1)
     print("nothing is wrong")

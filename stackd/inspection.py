@@ -12,10 +12,12 @@ from pathlib import Path
 from stackd.disk import model_store, models, outbox
 from stackd.disk.lock import NETWORK_FILESYSTEMS, filesystem_of
 from stackd.errors import ModelError, StackdError
+from stackd.jobs.calibration_plan import in_words, plan_for
 from stackd.jobs.runner import SerialRunner
 from stackd.jobs.worker import Work
+from stackd.records import FrameFacts
 from stackd.settings import Settings
-from stackd.single import find_frames
+from stackd.single import Found, find_frames
 
 
 def problems_of_house(settings: Settings, config: Path | None) -> list[str]:
@@ -23,19 +25,35 @@ def problems_of_house(settings: Settings, config: Path | None) -> list[str]:
     return [*_config_problems(config), *_folder_problems(settings), *_model_problems(settings)]
 
 
-def problems_of_set(path: Path, settings: Settings) -> tuple[list[str], str]:
-    """Every problem of the frames in a folder, or of one frame; and what they still wait for, which is no problem."""
+def problems_of_set(path: Path, settings: Settings) -> tuple[list[str], list[str]]:
+    """Every problem of the frames in a folder, or of one frame; and what is none: what they still wait for, and which
+    darks, flats and biases calibrate them."""
     runner = SerialRunner(Work(), lambda digest: None, lambda *step: None)
     try:
         found = find_frames([path], settings, runner)
     except StackdError as error:
-        return [str(error)], ""
+        return [str(error)], []
     except OSError as error:
-        return [_cannot_be_read(str(error.filename or path), error)], ""
+        return [_cannot_be_read(str(error.filename or path), error)], []
+    problems, remarks = _calibration_of_set(found, settings, runner)
     frames, whole = len(found.frames), settings.set.frames
     left, lacking = frames % whole, -frames % whole
     waits = f"usable frames: {frames}; a set has {whole} (set.frames), {lacking} more make the next one whole"
-    return [str(problem) for problem in found.problems], waits if left else ""
+    return [*(str(problem) for problem in found.problems), *problems], [*([waits] if left else []), *remarks]
+
+
+def _calibration_of_set(found: Found, settings: Settings, runner: SerialRunner) -> tuple[list[str], list[str]]:
+    """What is wrong with the darks, flats and biases beside a set, and how many of them serve."""
+    if not found.calibration or not found.frames:
+        return [], []
+    runner.probe(found.calibration, settings.limits.model_dump())
+    seen = list(runner.probed())
+    facts = [(one.path, one.found) for one in seen if isinstance(one.found, FrameFacts)]
+    bad = [(one.path, one.found.reason) for one in seen if not isinstance(one.found, FrameFacts)]
+    plan = plan_for(found.frames[0][1], facts, exposure_tolerance=settings.set.exposure_tolerance)
+    counts = {"darks": plan.darks, "flats": plan.flats, "darks of the flats": plan.flat_darks, "biases": plan.biases}
+    served = ", ".join(f"{len(paths)} {words}" for words, paths in counts.items() if paths)
+    return in_words([*bad, *plan.left_out]), [f"calibrated by {served}"] if served else []
 
 
 def _config_problems(config: Path | None) -> Iterator[str]:

@@ -46,6 +46,8 @@ class FrameFacts:
     bottom_up: bool = False  # row 0 of the array is the bottom of the picture (ROWORDER)
     image_type: str = "light"  # light, dark, flat or bias
     electrons_per_adu: float | None = None
+    temperature_c: float | None = None  # of the sensor
+    calibrated: str = ""  # letters of CALSTAT: B, D and F for a bias, a dark and a flat that were taken out
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class CaptureSet:
 
     name: str  # safe as a folder name
     frames: tuple[Sighting, ...]
+
+    @property
+    def folder(self) -> str:
+        """Of the inbox, that its frames lie in; "" for loose ones."""
+        return self.frames[0].path.rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class Job:
     config_sha256: str = ""
     aligned: bool = False
     attempt: int = 1
+    calibration: tuple[str, ...] = ()  # absolute: darks, flats and biases, each told by its folder's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +97,9 @@ class Report:
     retry: bool = False
     cause: str = ""
     sha256s: tuple[str, ...] = ()  # of the frames, in the job's order; empty if they were not read
+    calibration_sha256s: tuple[str, ...] = ()  # of the darks, flats and biases, in the job's order
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """All that the work began with: the same frames with other darks are another set."""
+        return self.sha256s + self.calibration_sha256s

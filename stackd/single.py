@@ -5,7 +5,7 @@ restored in this process. The result appears by one rename, as in the outbox.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stackd.disk import models, outbox
 from stackd.disk.inbox import scan
 from stackd.errors import ConfigError, ModelError, OutputError, SetError
 from stackd.jobs.delivery import what_to_restore
-from stackd.jobs.grouping import FrameOf, in_order
+from stackd.jobs.grouping import FrameOf, calibration_by_home, calibration_for, in_order
 from stackd.jobs.runner import OnProgress, SerialRunner
 from stackd.jobs.validate import problems_of
 from stackd.jobs.worker import Work
@@ -30,7 +30,8 @@ class Found:
 
     frames: tuple[FrameOf, ...]  # in order of time
     problems: tuple[SetError, ...]
-    left_out: tuple[str, ...]  # calibration frames of a folder
+    left_out: tuple[str, ...]  # calibration frames among the lights of a folder
+    calibration: tuple[str, ...]  # absolute: darks, flats and biases in folders of their own
 
 
 def find_frames(paths: Sequence[Path], settings: Settings, runner: SerialRunner) -> Found:
@@ -53,7 +54,7 @@ def find_frames(paths: Sequence[Path], settings: Settings, runner: SerialRunner)
         named = [(Path(sighting.path).name, facts) for sighting, facts in ordered]
         wrong = problems_of(named, exposure_tolerance=settings.set.exposure_tolerance)
         problems += [SetError(words) for words in wrong]
-    return Found(tuple(ordered), tuple(problems), tuple(left_out))
+    return Found(tuple(ordered), tuple(problems), tuple(left_out), tuple(_calibration(paths, settings)))
 
 
 def restore(
@@ -109,6 +110,15 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(file.absolute() for file in files))
 
 
+def _calibration(paths: Sequence[Path], settings: Settings) -> Iterator[str]:
+    """What calibrates the frames of the named folders; one in the inbox has all sets' darks, flats and biases, too."""
+    inbox = settings.folders.inbox.absolute()
+    for path in (path.absolute() for path in paths if path.is_dir()):
+        home, name = (inbox, path.name) if path.parent == inbox else (path, "")
+        chosen = calibration_for(name, calibration_by_home(scan(home).calibration))
+        yield from (str(home / sighting.path) for sighting in chosen)
+
+
 def _job(found: Found, out: Path, staging: Path, settings: Settings, *, aligned: bool) -> Job:
     wanted = settings.restore
     model = str(models.resolve(settings.folders.models, wanted.model).path) if wanted.uses_network else ""
@@ -121,6 +131,7 @@ def _job(found: Found, out: Path, staging: Path, settings: Settings, *, aligned:
         model=model,
         config_sha256=settings.digest(),
         aligned=aligned,
+        calibration=found.calibration,
     )
 
 

@@ -13,7 +13,7 @@ from stackd.disk import models, outbox
 from stackd.disk.ledger import LEDGER_NAME, QUARANTINED, RETRY, Ledger
 from stackd.disk.lock import is_held
 from stackd.errors import ModelError, OutputError
-from stackd.jobs.delivery import usable_model
+from stackd.jobs.serving import usable_model
 from stackd.settings import Settings
 from stackd.turn import Turn, missing_space
 

@@ -19,6 +19,7 @@ from stackd.errors import ModelError, OutputError
 from stackd.jobs import archive
 from stackd.jobs.assembly import Assembler, Assembly, Problem, Rules
 from stackd.jobs.delivery import Claim, Delivery, Outcome
+from stackd.jobs.grouping import calibration_by_home, calibration_for
 from stackd.jobs.runner import Runner
 from stackd.jobs.worker import Probed
 from stackd.records import FrameFacts, Sighting
@@ -78,7 +79,7 @@ class Turn:
         """New settings, between two turns; the folders stay those of the start."""
         self.settings = self._delivery.settings = settings
         self._assembler.rules = rules_of(settings)
-        self._delivery.forget_bad_models()
+        self._delivery.serving.forget_refusals()
         self._facts.clear()
         self.next_scan_s = float("-inf")
 
@@ -109,13 +110,13 @@ class Turn:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is not as it should be while the work goes on."""
-        remarks = self.report_trouble, self.archive_trouble, self._delivery.model_trouble
+        remarks = self.report_trouble, self.archive_trouble, self._delivery.serving.trouble
         return tuple(one for one in remarks if one)
 
     @property
     def served_instead(self) -> dict[str, str]:
         """Folder of the model asked for -> folder of the older one that serves; empty where all is well."""
-        return self._delivery.served_instead
+        return self._delivery.serving.instead
 
     def hand_back(self, reason: str) -> None:
         """Stop the work at hand and free its set, its attempt not counted."""
@@ -188,7 +189,7 @@ class Turn:
         if self.inbox_trouble:
             logger.info("the inbox is back")
         self.inbox_trouble = ""
-        if listing.sightings != self.listing.sightings:
+        if (listing.sightings, listing.calibration) != (self.listing.sightings, self.listing.calibration):
             self._changed_s = now_s
         _name_ignored([one for one in listing.ignored if one not in self.listing.ignored])
         self.listing = listing
@@ -256,12 +257,14 @@ class Turn:
         if not self._claimable():
             return
         try:
-            model = self._delivery.model()
+            model = self._delivery.serving.choose(self.settings)
         except ModelError as error:
             self._pause(str(error), now_s)
             return
+        homes = calibration_by_home(self.listing.calibration)
         for capture_set in self.assembly.complete:
-            self.claimed = self._delivery.claim(capture_set, model)
+            calibration = calibration_for(capture_set.folder, homes)
+            self.claimed = self._delivery.claim(capture_set, model, calibration)
             if self.claimed is not None:
                 self.runner.submit(self.claimed.job)
                 if self._paused_for:

@@ -58,9 +58,9 @@ def stackd(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def write_capture(path: Path, n: int, size: int = 32, **header: Any) -> None:
+def write_capture(path: Path, n: int, size: int = 32, level: float = 100, **header: Any) -> None:
     """A real FITS capture."""
-    pixels = np.random.default_rng(n).poisson(100, (size, size)).astype(np.uint16)
+    pixels = np.random.default_rng(n).poisson(level, (size, size)).astype(np.uint16)
     hdu = fits.PrimaryHDU(pixels)
     hdu.header.update({"DATE-OBS": f"2026-01-01T00:00:{n:02d}", "EXPTIME": 10.0, "OBJECT": "M 27", **header})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +180,30 @@ def test_check_says_everything_at_once(call: Callable[..., Any], here: Path) -> 
     assert "no such file" in call("check", "missing").stdout
 
 
+def test_check_says_what_calibrates_a_set_and_what_does_not(call: Callable[..., Any], here: Path) -> None:
+    """Each reason once; what lies beside all sets of the inbox counts for a set in it, and nowhere else."""
+    for n in range(8):
+        write_capture(here / "inbox/M31" / f"{n}.fits", n, GAIN=100)
+    for n in range(3):
+        write_capture(here / "inbox/M31/darks" / f"{n}.fits", 20 + n, IMAGETYP="Dark", GAIN=100)
+        write_capture(here / "inbox/biases" / f"{n}.fits", 30 + n, IMAGETYP="Bias", GAIN=100)
+        write_capture(here / "inbox/flats" / f"{n}.fits", 40 + n, IMAGETYP="Flat", GAIN=100)
+    good = call("check", "inbox/M31")
+    for n in range(2):
+        write_capture(here / "inbox/M31/darks" / f"wrong{n}.fits", 50 + n, IMAGETYP="Dark", GAIN=0)
+    (here / "inbox/M31/darks/text.fits").write_text("not a frame at all, and long enough to be looked at")
+    bad = call("check", "inbox/M31")
+
+    assert good.exit_code == 0
+    assert "calibrated by 3 darks, 3 flats, 3 biases\n" in good.stdout
+    assert bad.exit_code == 1
+    assert "darks/: 2 of its frames cannot be used: its gain is 0, the lights' 100\n" in bad.stdout
+    assert "darks/: 1 of its frames cannot be used: is not a FITS" in bad.stdout
+    assert "calibrated by 3 darks" in bad.stdout
+    (here / "inbox/M31").rename(here / "elsewhere")
+    assert "flats" not in call("check", "elsewhere").stdout
+
+
 def test_check_passes_over_calibration_frames_however_the_folder_is_named(call: Callable[..., Any], here: Path) -> None:
     """A dark among a folder's lights is left out, as the daemon leaves it out; the lights are a good set."""
     for n in range(8):
@@ -240,6 +264,20 @@ def test_restore_writes_one_result_and_overwrites_none(here: Path) -> None:
     (here / "empty").mkdir()
     single.restore([here / "set/a.fits"], here / "empty", settings, lambda *step: None, aligned=True, work=WORK)
     assert (here / "empty/restored.fits").read_text() == "a.fits"
+
+
+def test_restore_is_calibrated_by_what_lies_in_the_folder(call: Callable[..., Any], here: Path) -> None:
+    """As the daemon does it: history, header and result.json tell."""
+    for n in range(8):
+        write_capture(here / "set" / f"{n}.fits", n, EXPTIME=60.0)
+    for n in range(3):
+        write_capture(here / "set/darks" / f"{n}.fits", 20 + n, level=20.0, EXPTIME=60.0)
+
+    assert call("restore", "set", "--out", "out", "--aligned").exit_code == 0
+
+    assert fits.getheader(here / "out/restored.fits")["CALSTAT"] == "D"
+    result = json.loads((here / "out/result.json").read_text())
+    assert [one["file"] for one in result["calibration"]["used"]] == ["darks/0.fits", "darks/1.fits", "darks/2.fits"]
 
 
 def test_restore_says_all_problems_and_leaves_nothing(here: Path) -> None:

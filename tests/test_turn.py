@@ -72,6 +72,9 @@ class House:
             file = self.folder / "inbox" / name / f"{n}.fits"
             write_frame(file, n, target=name, **(orders if n == first else {}))
 
+    def result(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / "outbox" / name / "result.json").read_text("utf-8"))
+
     def published(self) -> list[str]:
         return sorted(path.name for path in outbox.published_folders(self.settings.folders.outbox))
 
@@ -568,7 +571,7 @@ def test_a_broken_model_gives_way_to_the_one_that_served(house: House, monkeypat
     def resolve(store: Path, name: str) -> Any:
         return type("Version", (), {"path": Path(wanted)})()
 
-    monkeypatch.setattr("stackd.jobs.delivery.models.resolve", resolve)
+    monkeypatch.setattr("stackd.jobs.serving.models.resolve", resolve)
     house.turn.adopt(house.settings_with(restore__network=True))
     wanted = "broken"
     house.drop("A")
@@ -579,3 +582,73 @@ def test_a_broken_model_gives_way_to_the_one_that_served(house: House, monkeypat
     house.drop("B", first=20)
     assert house.pass_time(30.0) == ["B retry", "B done"]
     assert json.loads((house.folder / "outbox/B/result.json").read_text())["model"] == "good"
+
+
+def test_a_set_is_calibrated_by_its_own_darks_else_by_those_of_all_sets(tmp_path: Path) -> None:
+    """Kind by kind; and loose frames by those of all."""
+    house = House(tmp_path)
+    for name in ("darks/all", "flats/all", "M31/darks/own"):
+        write_frame(tmp_path / "inbox" / f"{name}.fits", 50)
+    house.drop("M31")
+    house.drop("", first=20)
+
+    house.pass_time(30)
+
+    calibrated = {name: house.result(name)["calibrated_by"] for name in house.published()}
+    assert calibrated.pop("M31") == ["darks/own.fits", "flats/all.fits"]
+    assert list(calibrated.values()) == [["darks/all.fits", "flats/all.fits"]]
+
+
+def test_a_set_waits_for_darks_that_still_arrive(tmp_path: Path) -> None:
+    """They were copied with it, and after its lights."""
+    house = House(tmp_path)
+    house.drop("M31")
+    house.pass_time(4)
+    for number in range(6):  # one every three seconds, so that the last settles after 20
+        write_frame(tmp_path / "inbox/M31/darks" / f"{number}.fits", number)
+        assert house.pass_time(3) == []
+
+    assert "darks/" in house.turn.assembly.waiting[0].reason
+    assert house.pass_time(15) == ["M31 done"]
+    assert len(house.result("M31")["calibrated_by"]) == 6
+
+
+def test_darks_that_come_while_a_set_is_at_work_are_not_missed(tmp_path: Path) -> None:
+    """The work begins again with them; those of all sets may come at any time and wait for the next set."""
+    house = House(tmp_path)
+    dark, later = tmp_path / "inbox/M31/darks/d.fits", tmp_path / "inbox/flats/f.fits"
+    dark.parent.mkdir(parents=True)
+    later.parent.mkdir()
+    house.drop("M31", do="drop", until=str(dark))
+    house.drop("M33", first=20, do="drop", until=str(later))
+
+    said = house.pass_time(60)
+
+    assert said.count("M31 handed back") == 1
+    assert said.count("M33 handed back") == 0
+    assert "darks/d.fits" in house.result("M31")["calibrated_by"]
+    assert house.result("M31")["attempt"] == 1
+    assert house.published() == ["M31", "M33"]
+
+
+def test_the_same_frames_with_other_darks_are_another_set(tmp_path: Path) -> None:
+    """Restored once without darks, a copy of the folder with darks in it is no repetition."""
+    house = House(tmp_path)
+    house.drop("M31")
+    house.pass_time(20)
+    shutil.copytree(tmp_path / "inbox/M31", tmp_path / "inbox/again")
+    shutil.copytree(tmp_path / "inbox/M31", tmp_path / "inbox/with darks")
+    write_frame(tmp_path / "inbox/with darks/darks/d.fits", 50)
+
+    assert sorted(house.pass_time(40)) == ["again duplicate", "with darks done"]
+
+
+def test_a_dark_that_is_no_file_to_read_costs_nothing(tmp_path: Path) -> None:
+    """A giant is left to the work to leave out."""
+    house = House(tmp_path, limits__max_file_mb=1)
+    house.drop("M31")
+    giant = tmp_path / "inbox/M31/darks/d.fits"
+    giant.parent.mkdir()
+    giant.write_bytes(bytes(2 << 20))
+
+    assert house.pass_time(20) == ["M31 done"]

@@ -23,6 +23,8 @@ CARDS = {
     "INSTRUME": "camera",
     "GAIN": "setting of the camera",
     "EGAIN": "[e-/ADU] conversion",
+    "CCD-TEMP": "[C] of the sensor",
+    "CALSTAT": "bias (B), dark (D), flat (F) taken out",
     "XBINNING": "pixels read as one",
     "YBINNING": "pixels read as one",
     "BAYERPAT": "colours of the mosaic, from the top",
@@ -56,6 +58,7 @@ def _values(facts: FrameFacts) -> dict[str, Any]:
     values = (
         f"{facts.image_type.capitalize()} Frame",
         facts.target, facts.filter, facts.exposure_s, facts.taken_at, facts.camera, facts.gain,
-        facts.electrons_per_adu, across, down, facts.bayer, "BOTTOM-UP" if facts.bottom_up else "TOP-DOWN",
+        facts.electrons_per_adu, facts.temperature_c, facts.calibrated or None, across, down, facts.bayer,
+        "BOTTOM-UP" if facts.bottom_up else "TOP-DOWN",
     )  # fmt: skip
     return dict(zip(CARDS, values, strict=True))

@@ -25,10 +25,14 @@ class Frame:
 
     @property
     def electrons_per_unit(self) -> float:
-        """Of the pixels; 1 where the header is silent. Calibration programs bring frames to 0..1 of full scale and
-        leave the header's electrons per ADU as they were."""
-        per_adu = self.facts.electrons_per_adu or 1.0
+        """Of the pixels; 1 where the header is silent."""
+        return (self.facts.electrons_per_adu or 1.0) * self.adu_per_unit
+
+    @property
+    def adu_per_unit(self) -> float:
+        """Of the pixels. Calibration programs bring frames to 0..1 of full scale and leave the header's electrons per
+        ADU as they were."""
         is_float = self.facts.sample_type.startswith("float")
         if is_float and float(np.nanquantile(self.pixels[..., ::7, ::7], 0.999)) <= NORMALISED_UP_TO:
-            return per_adu * FULL_SCALE_ADU
-        return per_adu
+            return FULL_SCALE_ADU
+        return 1.0

@@ -9,12 +9,12 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from stackd.errors import SetError
 from stackd.records import Sighting
@@ -34,6 +34,7 @@ _FOREIGN_SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "@eadir", "lost+f
 # A name that needs no closer look, so that an inbox of ten thousand frames is seen in well below 0.1 s.
 _PLAIN_CAPTURE = re.compile(r"(?!tmp)[a-z0-9_][ -~]*\.(?:fits?|fts|tiff?|png|jpe?g)", re.IGNORECASE | re.ASCII)
 _MIB = 1 << 20
+T = TypeVar("T", Sighting, "Ignored")
 
 
 class Unfinished(SetError):
@@ -54,6 +55,7 @@ class Listing:
 
     sightings: tuple[Sighting, ...] = ()  # candidates: files "a.fits" and files of direct sub-folders "M31/a.fits"
     empty_folders: tuple[str, ...] = ()  # direct sub-folders without any candidate
+    calibration: tuple[Sighting, ...] = ()  # files "darks/a.fits", for all sets, and "M31/darks/a.fits", for M31's own
     ignored: tuple[Ignored, ...] = ()  # hidden and system names are left out silently, everything else is named
 
 
@@ -65,24 +67,30 @@ def scan(inbox: Path) -> Listing:
     what is known and not take the files for deleted.
     """
     sightings: list[Sighting] = []
+    calibration: list[Sighting] = []
     ignored: list[Ignored] = []
     empty: list[str] = []
     for folder in _look_into(inbox, "", sightings, ignored):
-        if reason := _why_not_entered(folder):
+        if _calibrates(folder):
+            calibration += _calibration_in(inbox, folder, ignored)
+        elif reason := _why_not_entered(folder):
             ignored.append(Ignored(folder, reason))
-            continue
-        before = len(sightings)
-        for inner in _look_into(inbox / folder, f"{folder}/", sightings, ignored):
-            reason = _why_not_entered(inner) or "a folder inside a set's folder; frames lie directly in it"
-            ignored.append(Ignored(f"{folder}/{inner}", reason))
-        if len(sightings) == before:
-            empty.append(folder)
-    sightings = _without_twins(sightings, ignored)
+        else:
+            before = len(sightings)
+            calibration += _look_into_set(inbox, folder, sightings, ignored)
+            if len(sightings) == before:
+                empty.append(folder)
     return Listing(
-        tuple(sorted(sightings, key=attrgetter("path"))),
+        _sorted(_without_twins(sightings, ignored)),
         tuple(sorted(empty)),
-        tuple(sorted(ignored, key=attrgetter("path"))),
+        _sorted(_without_twins(calibration, ignored)),
+        _sorted(ignored),
     )
+
+
+def own_calibration(inbox: Path, folder: str) -> tuple[Sighting, ...]:
+    """The darks, flats and biases that lie in a set's folder now, as `scan` lists them. Raises OSError."""
+    return _sorted(_without_twins(_look_into_set(inbox, folder, [], []), []))
 
 
 @contextmanager
@@ -159,6 +167,34 @@ def _look_into(folder: Path, prefix: str, sightings: list[Sighting], ignored: li
     return folders
 
 
+def _look_into_set(inbox: Path, folder: str, sightings: list[Sighting], ignored: list[Ignored]) -> list[Sighting]:
+    """Put the files of a set's folder where they belong; gives its calibration frames."""
+    calibration: list[Sighting] = []
+    for inner in _look_into(inbox / folder, f"{folder}/", sightings, ignored):
+        if _calibrates(inner):
+            calibration += _calibration_in(inbox, f"{folder}/{inner}", ignored)
+        else:
+            reason = _why_not_entered(inner) or "a folder inside a set's folder; frames lie directly in it"
+            ignored.append(Ignored(f"{folder}/{inner}", reason))
+    return calibration
+
+
+def _calibration_in(inbox: Path, folder: str, ignored: list[Ignored]) -> list[Sighting]:
+    found: list[Sighting] = []
+    folders = _look_into(inbox / folder, f"{folder}/", found, ignored)
+    reason = "a folder inside calibration frames, which lie directly in theirs"
+    ignored += [Ignored(f"{folder}/{inner}", reason) for inner in folders]
+    return found
+
+
+def _calibrates(folder: str) -> bool:
+    return folder.lower() in CALIBRATION_FOLDERS
+
+
+def _sorted(found: Iterable[T]) -> tuple[T, ...]:
+    return tuple(sorted(found, key=attrgetter("path")))
+
+
 def _without_twins(sightings: list[Sighting], ignored: list[Ignored]) -> list[Sighting]:
     """Less the pictures that a camera saves beside its raw files, which would not agree with them."""
     raws = {stem.lower() for stem, suffix in map(_parted, sightings) if suffix in RAW_SUFFIXES}
@@ -218,6 +254,4 @@ def _why_not_a_capture(name: str) -> str:
 
 
 def _why_not_entered(name: str) -> str:
-    if name.lower() in CALIBRATION_FOLDERS:
-        return "calibration frames, which are not part of the set"
     return "a name of unfinished copies" if name.lower().endswith(_COPY_ENDINGS) else ""

@@ -17,6 +17,7 @@ _YEARS = range(1800, 2500)  # of photographs; a date outside them is a clock tha
 LONGEST_S = 1e6  # of one exposure: eleven days
 _LARGEST_BINNING = 100.0
 _ELECTRONS_RANGE = (1e-4, 1e4)  # per ADU
+_TEMPERATURE_RANGE = (-200.0, 100.0)  # C
 _MJD_ZERO = datetime(1858, 11, 17)
 _LAST_MJD = 234_000  # in 2499
 
@@ -26,6 +27,7 @@ _FILTER = ("FILTER", "FILT-1")
 _IMAGE_TYPE = ("IMAGETYP", "FRAMETYP", "FRAME")
 _GAIN = ("GAIN", "ISOSPEED")
 _ELECTRONS = ("CVF", "EGAIN")
+_TEMPERATURE = ("CCD-TEMP", "CCD_TEMP", "CCDTEMP", "TEMPERAT", "CAMTCCD")
 _BINNING_X = ("XBINNING", "BINX", "CCDXBIN")
 _BINNING_Y = ("YBINNING", "BINY", "CCDYBIN")
 _START = ("DATE-OBS", "DATE-BEG")
@@ -52,6 +54,8 @@ def facts_from(header: FitsHeader) -> FrameFacts:
         bottom_up=bottom_up,
         image_type=_image_type(_text(values, _IMAGE_TYPE)),
         electrons_per_adu=within(_number(values, _ELECTRONS), *_ELECTRONS_RANGE),
+        temperature_c=within(_number(values, _TEMPERATURE), *_TEMPERATURE_RANGE),
+        calibrated=(_text(values, ("CALSTAT",)) or "").upper(),
     )
 
 

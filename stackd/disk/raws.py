@@ -64,7 +64,7 @@ def raw_frame(content: bytes, max_pixels: int) -> tuple[FrameFacts, Image, tuple
         said = _said_by_libraw(raw)
     notes = _exif(content)
     height_px, width_px = counts.shape
-    facts = FrameFacts(width_px, height_px, 1, "uint16", bayer=bayer, **said | _said_by_exif(notes))
+    facts = FrameFacts(width_px, height_px, 1, "uint16", bayer=bayer, calibrated="B", **said | _said_by_exif(notes))
     return facts, counts, _cards(facts, in_utc=bool(_text(notes, Base.OffsetTimeOriginal))), full_adu
 
 

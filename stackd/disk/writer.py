@@ -51,6 +51,8 @@ class Product:
     bottom_up: bool  # row 0 of the arrays is the bottom of the picture
     picture_input: bool  # the frames were PNG, JPEG or TIFF: restored.png is written too
     frames: list[dict[str, Any]]
+    calibration: dict[str, Any]  # darks, flats and biases: which were used, which were not and why; {}: there were none
+    calibrated: str  # letters of CALSTAT; "" for frames that nothing was taken out of
     figures: dict[str, Any]
     model: dict[str, Any] | None  # name, version, sha256 of the one at hand; None: the plain stack alone was asked for
     network_used: bool  # False: left out of the picture, whatever model was at hand
@@ -106,6 +108,7 @@ def describe(product: Product, stretch: Stretch, scale: Scale) -> dict[str, Any]
             "frames_used": len(used),
             "frames_left_out": len(product.frames) - len(used),
             "inputs": product.frames,
+            "calibration": product.calibration,
             "figures": product.figures,
             "model": product.model,
             "network_used": product.network_used,
@@ -165,6 +168,8 @@ def _header(product: Product, kind: str) -> fits.Header:
         "MODELSHA": (str(model.get("sha256") or ""), ""),
         "PSFFWHM": (fwhm_px, "[px] star width of restored.fits; 0: unknown"),
     }
+    if product.calibrated:
+        facts["CALSTAT"] = (product.calibrated, "bias (B), dark (D), flat (F) taken out")
     if finished := utc(product.finished_at):
         facts["DATE"] = (iso(finished), "UTC, when this image was made")
     colour = product.restored.ndim == 3

@@ -50,6 +50,8 @@ class Night:
     trail_chance: float = 0.0
     cloud_chance: float = 0.0
     bayer: str = ""
+    sensitivity: Image | float = 1.0  # (H, W): of each pixel to light, as flats show it: vignetting, dust, its own
+    dark_current: Image | float = 0.0  # (H, W): electrons that gather in each pixel without light during an exposure
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +89,32 @@ def _one_frame(sky: Sky, night: Night, hot, rng, first: bool) -> Exposure:
         transparency, level = transparency * rng.uniform(0.2, 0.5), level * rng.uniform(1.5, 3)
     light = _through_filters(sky, night, matrix, optics) * transparency
     ground = level * (1 + _tilt(shape, night.gradient, rng))
-    electrons = rng.poisson(np.maximum(light + ground, 0)).astype(np.float32)
+    gathered = (light + ground) * night.sensitivity + night.dark_current
+    electrons = rng.poisson(np.maximum(gathered, 0)).astype(np.float32)
     electrons += rng.normal(0, night.read_noise, light.shape).astype(np.float32) + hot.astype(np.float32)
     for plane in electrons:
         _cosmic_rays(plane, night.cosmic_rays_per_mpx, rng)
     trail = rng.random() < night.trail_chance
     if trail:
         electrons += _trail(shape, rng, transparency)
-    adu = np.round(electrons / night.electrons_per_adu + night.offset_adu)
-    pixels = np.clip(adu, 0, night.saturation_adu).astype(np.float32)
+    pixels = _counts(electrons, night)
     pixels = pixels if len(pixels) > 1 else pixels[0]
     return Exposure(pixels, matrix, psf, transparency, level / night.electrons_per_adu, cloudy, trail)
+
+
+def calibration_frame(
+    night: Night, shape: tuple[int, int], rng: np.random.Generator, *, light: float = 0.0, exposures: float = 1.0
+) -> Image:
+    """A frame (H, W) in ADU of even light (electrons a pixel) or, without any, of a closed shutter, that lasts so many
+    of the night's exposures: a flat, a dark, or (0 exposures) a bias."""
+    gathered = light * night.sensitivity + exposures * night.dark_current
+    electrons = rng.poisson(np.broadcast_to(gathered, shape)) + rng.normal(0, night.read_noise, shape)
+    return _counts(electrons, night)
+
+
+def _counts(electrons: NDArray[np.floating], night: Night) -> Image:
+    adu = np.round(electrons / night.electrons_per_adu + night.offset_adu)
+    return np.clip(adu, 0, night.saturation_adu).astype(np.float32)
 
 
 def _pose(shape, night: Night, rng) -> NDArray[np.float64]:

@@ -37,6 +37,17 @@ def find_hot_pixels(raw_frames: Sequence[NDArray[np.float32]], bayer: bool) -> N
     return _find_in_plane(raw_frames, bayer)
 
 
+def find_loud_pixels(
+    dark_adu: NDArray[np.float32], noise_adu: float, photon_gain: float, bayer: bool
+) -> NDArray[np.bool_]:
+    """Pixels, (H, W) or (3, H, W) as the master dark, whose own current is noisier than a frame is by itself: a dark
+    takes their level out, not their noise. `photon_gain` in electrons per unit."""
+    if dark_adu.ndim == 3:
+        return np.stack([find_loud_pixels(band, noise_adu, photon_gain, False) for band in dark_adu])
+    excess = _excess(np.nan_to_num(dark_adu, nan=float(np.nanmedian(dark_adu))), bayer)
+    return excess > photon_gain * noise_adu**2
+
+
 def repair(image: NDArray[np.float32], hot: NDArray[np.bool_], bayer: bool) -> NDArray[np.float32]:
     """A copy of image (H, W) or (3, H, W) with each hot pixel, and each NaN among seen ones, replaced by the median of
     its eight nearest neighbours of its own colour, leaving out those that are hot themselves."""

@@ -18,6 +18,7 @@ from stackd.imaging.psf_fit import fit_psf
 from stackd.imaging.quality import pixel_noise
 from stackd.imaging.stack import Stack
 from stackd.jobs.align import UNSATURATED_SHARE, Aligned
+from stackd.jobs.calibration import Calibration
 from stackd.jobs.restore import AnyRestorer, Picture
 from stackd.records import Job
 
@@ -37,6 +38,7 @@ def account_for(
     job: Job,
     frames: Sequence[Frame],
     left_out: Sequence[LeftOut],
+    calibration: Calibration,
     aligned: Aligned,
     stacks: list[Stack],
     picture: Picture,
@@ -54,11 +56,12 @@ def account_for(
         single=_squeezed(aligned.single),
         reference_name=Path(reference.path).name, reference_cards=reference.cards,
         bottom_up=reference.facts.bottom_up, picture_input=not reference.cards,
+        calibration=calibration.story, calibrated=calibration.letters or reference.facts.calibrated,
         frames=[{"file": Path(path).name} | rows[str(Path(path).absolute())] for path in job.paths],
         figures=figures,
         model=_model(restorer), network_used=picture.orientations > 0,
         psf_fwhm_px=_star_width_px(figures, picture, restorer, job.restore["target_fwhm_px"]),
-        history=_history(len(job.paths), aligned, picture, restorer),
+        history=[*calibration.history, *_history(len(job.paths), aligned, picture, restorer)],
         warnings=list(picture.warnings),
         config_sha256=job.config_sha256,
         started_at=started_and_finished_at[0], finished_at=started_and_finished_at[1],

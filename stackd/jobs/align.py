@@ -1,8 +1,8 @@
 """From a set's frames to stacks of aligned bands: everything about the captures that the network must be told.
 
-raw -> borders left out -> hot pixels mended -> debayered -> sky off -> registered -> warped -> star shape and
-transparency measured -> one level. Takes Frames, gives `Aligned`; says why a frame was left out. Knows no files and no
-network.
+raw -> borders left out -> calibrated -> hot pixels mended -> debayered -> sky off -> registered -> warped -> star shape
+and transparency measured -> one level. Takes Frames, gives `Aligned`; says why a frame was left out. Knows no files and
+no network.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from stackd.disk.frame import Frame, Image
 from stackd.errors import SetError
 from stackd.imaging.borders import without_borders
-from stackd.imaging.cosmetic import find_hot_pixels, repair
+from stackd.imaging.cosmetic import find_hot_pixels, find_loud_pixels, repair
 from stackd.imaging.debayer import debayer
 from stackd.imaging.level import light_ratio, tilt_between
+from stackd.imaging.masters import NOTHING_KNOWN, Masters
 from stackd.imaging.photometry import relative_light, star_fluxes
 from stackd.imaging.points import Points, find_points
 from stackd.imaging.psf import Psf
@@ -74,20 +75,29 @@ class Aligned:
     saturation_adu: float  # above the sky
 
 
-def align(frames: Sequence[Frame], *, aligned: bool, progress: Callable[[str, float], None]) -> Aligned:
-    """Bring frames onto one grid. `aligned`: they already lie on each other.
+def align(
+    frames: Sequence[Frame],
+    *,
+    aligned: bool,
+    progress: Callable[[str, float], None],
+    masters: Masters = NOTHING_KNOWN,
+) -> Aligned:
+    """Bring frames onto one grid. `aligned`: they already lie on each other. `masters` calibrate them first.
 
     Raises SetError where no two frames fit together.
     """
     progress("calibrate", 0.0)
+    bayer = frames[0].facts.bayer
     raw = [without_borders(frame.pixels) for frame in frames]
     black_shares = [share_at_black(pixels) for pixels in raw]
-    planes, hot_pixels = _clean_planes(raw, frames[0].facts.bayer)
+    raw = [masters.applied_to(pixels) for pixels in raw]
+    noise_adu = np.array([_noise_by_band(pixels, bayer) for pixels in raw])
+    loud = _loud(masters, float(np.median(noise_adu)), frames[0].electrons_per_unit, bayer)
+    planes, hot_pixels = _clean_planes(raw, loud, bayer)
     del raw
     skies_adu = _without_sky(planes)
-    noise_adu = np.array([_noise_by_band(f, len(p)) for f, p in zip(frames, planes)])
     luminance_noise_adu = noise_adu.mean(1) / np.sqrt(noise_adu.shape[1])
-    saturation_adu = min(f.saturation_adu - sky_adu for f, sky_adu in zip(frames, skies_adu))
+    saturation_adu = min(masters.limit_adu(f.saturation_adu) - sky_adu for f, sky_adu in zip(frames, skies_adu))
     progress("register", 0.1)
     registration = register_set(
         [image.mean(0) for image in planes], [float(n) for n in luminance_noise_adu], saturation_adu
@@ -200,9 +210,16 @@ def _require_two(frames: Sequence[Frame], used: Sequence[int], reasons: Sequence
         raise SetError(f"no two frames show the same sky: {each}", remedy="check that they are of one target")
 
 
-def _clean_planes(raw: Sequence[Image], bayer: str | None) -> tuple[list[Image], int]:
+def _loud(masters: Masters, noise_adu: float, photon_gain: float, bayer: str | None) -> NDArray[np.bool_] | bool:
+    """Pixels that the master dark tells to be too noisy to use."""
+    if masters.dark_adu is None:
+        return False
+    return find_loud_pixels(masters.dark_adu, noise_adu, photon_gain, bool(bayer))
+
+
+def _clean_planes(raw: Sequence[Image], loud: NDArray[np.bool_] | bool, bayer: str | None) -> tuple[list[Image], int]:
     """Each frame as (bands, H, W) without the detector's hot pixels, and how many of those there were."""
-    hot = find_hot_pixels(raw, bool(bayer))
+    hot = find_hot_pixels(raw, bool(bayer)) | loud
     planes = []
     for pixels in raw:
         pixels = repair(pixels, hot, bool(bayer))
@@ -210,15 +227,14 @@ def _clean_planes(raw: Sequence[Image], bayer: str | None) -> tuple[list[Image],
     return planes, int(hot.sum())
 
 
-def _noise_by_band(frame: Frame, bands: int) -> list[float]:
+def _noise_by_band(pixels: Image, bayer: str | None) -> list[float]:
     """Noise (ADU) of a raw pixel of each band: of the mosaic's own pixels, since debayering hides part of it."""
-    pixels, bayer = frame.pixels, frame.facts.bayer
     if bayer:
         found = [
             np.mean([pixel_noise(pixels[i // 2 :: 2, i % 2 :: 2]) for i in range(4) if bayer[i] == c]) for c in "RGB"
         ]
     else:
-        found = [pixel_noise(band) for band in pixels.reshape(bands, *pixels.shape[-2:])]
+        found = [pixel_noise(band) for band in pixels.reshape(-1, *pixels.shape[-2:])]
     least = rounding_noise(pixels)  # in the file's own unit, which may be full scale as well as ADU
     return [max(float(n), least) for n in found]
 

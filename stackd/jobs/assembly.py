@@ -14,11 +14,20 @@ from typing import Protocol
 
 from stackd.disk.inbox import Listing
 from stackd.jobs.chunks import Group, Outcome, Pending, Problem, Rules, Spoiled, Waiting, judge
-from stackd.jobs.grouping import FrameOf, folder_name, forget_names, loose_groups, name_shape
+from stackd.jobs.grouping import (
+    FrameOf,
+    calibration_by_home,
+    calibration_for,
+    folder_name,
+    forget_names,
+    loose_groups,
+    name_shape,
+)
 from stackd.records import CaptureSet, FrameFacts, Sighting
 
 # A file shorter than its header declares has so many settle times to grow before it counts as broken.
 PATIENCE_SETTLES = 10
+UNSETTLED = "has still to settle"
 
 
 class Past(Protocol):
@@ -65,6 +74,7 @@ class Assembler:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules  # may be replaced between updates (SIGHUP)
         self._tracks: dict[str, _Track] = {}
+        self._calibration: dict[str, _Track] = {}
 
     def update(
         self,
@@ -81,15 +91,19 @@ class Assembler:
         again under its own name (the outbox publishes it as a revision).
         `now_s`: a monotonic clock's, never the files' own times.
         """
-        self._tracks = _follow(self._tracks, listing, now_s)
+        self._tracks = _follow(self._tracks, listing.sightings, now_s)
+        self._calibration = _follow(self._calibration, listing.calibration, now_s)
         forget_names(beyond=2 * len(self._tracks))
         used_paths, reopened = _held_by(past, listing)
         unused: list[Unused] = []
         needs_facts: list[Sighting] = []
         piles = self._sort_out(used_paths, facts, now_s, unused, needs_facts)
         outcome = Outcome(lambda name: past.named(name) > reopened[name], _folders_in(listing))
+        homes = calibration_by_home(listing.calibration)
         for folder in sorted(piles):
+            calibrating = self._unsettled(calibration_for(folder, homes), now_s)
             for group in self._groups_of(folder, piles[folder]):
+                group.calibrating = calibrating
                 judge(group, self.rules, now_s, outcome)
         return Assembly(
             tuple(sorted(outcome.complete, key=lambda one: one.name)),
@@ -113,7 +127,7 @@ class Assembler:
             if path in used_paths:
                 continue
             sighting, quiet_s = track.sighting, now_s - track.since_s
-            settled = track.scans >= 2 and quiet_s >= self.rules.settle_s
+            settled = self._has_settled(track, now_s)
             found = facts.get(sighting) if settled else None
             if isinstance(found, FrameFacts) and found.image_type != "light":
                 unused.append(Unused(path, f"a {found.image_type} frame by its header; sets are made of lights"))
@@ -127,11 +141,19 @@ class Assembler:
             elif isinstance(found, Problem) and self._is_final(found, quiet_s):
                 pile.bad.append((sighting, found))
             else:
-                awaited = "has still to be read" if settled else "has still to settle"
+                awaited = "has still to be read" if settled else UNSETTLED
                 pile.pending.append(Pending(path, found.reason if found else awaited))
                 if settled and (found is None or found.passing):
                     needs_facts.append(sighting)
         return piles
+
+    def _has_settled(self, track: _Track, now_s: float) -> bool:
+        return track.scans >= 2 and now_s - track.since_s >= self.rules.settle_s
+
+    def _unsettled(self, calibration: Iterable[Sighting], now_s: float) -> list[Pending]:
+        """Those that may still be arriving. They are read with the set, not before."""
+        paths = [one.path for one in calibration]
+        return [Pending(path, UNSETTLED) for path in paths if not self._has_settled(self._calibration[path], now_s)]
 
     def _is_final(self, problem: Problem, quiet_s: float) -> bool:
         return not problem.passing and (problem.finished or quiet_s >= PATIENCE_SETTLES * self.rules.settle_s)
@@ -158,10 +180,10 @@ def _paths(frames: Iterable[FrameOf], pending: Iterable[Pending]) -> list[str]:
     return [sighting.path for sighting, _ in frames] + [one.path for one in pending]
 
 
-def _follow(tracks: Mapping[str, _Track], listing: Listing, now_s: float) -> dict[str, _Track]:
+def _follow(tracks: Mapping[str, _Track], sightings: Iterable[Sighting], now_s: float) -> dict[str, _Track]:
     """The tracks after one more scan: a file that changed, or came back, starts anew."""
     followed = {}
-    for sighting in listing.sightings:
+    for sighting in sightings:
         track = tracks.get(sighting.path)
         if track is not None and track.sighting == sighting:
             followed[sighting.path] = _Track(sighting, track.since_s, track.scans + 1)

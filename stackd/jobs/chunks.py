@@ -78,6 +78,7 @@ class Group:
     ready: list[FrameOf] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     bad: list[tuple[Sighting, Problem]] = field(default_factory=list)
+    calibrating: list[Pending] = field(default_factory=list)  # darks, flats and biases that all its sets wait for
     newest_s: float = 0.0  # when (our clock) the youngest of them was last seen to change
 
 
@@ -125,6 +126,7 @@ def judge(group: Group, rules: Rules, now_s: float, outcome: Outcome) -> None:
             holding = pending[: bisect_left(pending_keys, last)]
         else:
             holding = pending
+        holding = [*holding, *group.calibrating]
         _judge_chunk(_name(group, chunk, outcome), chunk, holding, rules, now_s - group.newest_s, outcome)
     if not slots and pending:
         name = outcome.name_for(group.name or common_stem([pending[0].path]) or "set", own_folder=True)

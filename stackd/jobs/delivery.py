@@ -13,11 +13,13 @@ from typing import Any
 
 from loguru import logger
 
-from stackd.disk import models, outbox
+from stackd.disk import outbox
+from stackd.disk.inbox import own_calibration
 from stackd.disk.ledger import DONE, QUARANTINED, RETRY, RUNNING, Entry, Ledger, digest_of, identity_of
-from stackd.errors import ModelError, OutputError
+from stackd.errors import OutputError
 from stackd.jobs.assembly import Assembly
 from stackd.jobs.notes import error_json, in_words, job_block, outdated, sightings_in
+from stackd.jobs.serving import ServingModel
 from stackd.records import CaptureSet, Job, Report, Sighting
 from stackd.settings import Settings
 
@@ -33,6 +35,7 @@ class Claim:
     capture_set: CaptureSet
     identity: str
     job: Job
+    calibration: tuple[Sighting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,8 @@ class Delivery:
     def __init__(self, settings: Settings, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self.space_needed = False
+        self.serving = ServingModel()
         self._ledger, self._now = ledger, now
-        self.model_trouble = ""
-        self.served_instead: dict[str, str] = {}  # folder of the model asked for ("" if none is) -> of the older one
-        self._bad_models: dict[str, tuple[object, str]] = {}  # folder -> (its files then, why it was refused)
-        self._good_model = ""
         self._spoiled: dict[str, tuple[Sighting, ...]] | None = None
 
     def recover(self, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -115,10 +115,11 @@ class Delivery:
             return True
         return entry.state == RETRY and not 0 < entry.next_try_s - self._now() <= LONGEST_DELAY_S
 
-    def claim(self, capture_set: CaptureSet, model: str) -> Claim | None:
+    def claim(self, capture_set: CaptureSet, model: str, calibration: tuple[Sighting, ...] = ()) -> Claim | None:
         """Count an attempt and make its staging folder; None if the set's turn has not come.
 
-        `model`: folder of the model version. Raises OSError or OutputError where a disk refuses.
+        `model`: folder of the model version; `calibration`: the set's darks, flats and biases. Raises OSError or
+        OutputError where a disk refuses.
         """
         identity = identity_of(capture_set.frames)
         if not self.is_due(capture_set):
@@ -146,49 +147,9 @@ class Delivery:
             model=model,
             config_sha256=self.settings.digest(),
             attempt=attempt,
+            calibration=tuple(str(self.settings.folders.inbox / frame.path) for frame in calibration),
         )
-        return Claim(capture_set, identity, job)
-
-    def model(self) -> str:
-        """Folder of the model version to use now, "" for the plain stack alone.
-
-        A version that cannot be used is passed over for the last one that served, or else was current before: until
-        its files change. `model_trouble` and `served_instead` tell it. Raises ModelError where there is no other.
-        """
-        self.model_trouble, known, self.served_instead = "", self.model_trouble, {}
-        if not self.settings.restore.uses_network:
-            return ""
-        store, wanted = self.settings.folders.models, self.settings.restore.model
-        try:
-            folder = str(models.resolve(store, wanted).path)
-            reason = self._refusal(folder)
-        except ModelError as error:
-            folder, reason = "", str(error)
-        if not reason:
-            return folder
-        old = self._old_model()
-        if not old:
-            raise ModelError(reason)
-        self.served_instead = {folder: old}
-        self.model_trouble = f"the model is refused and {old} serves instead: {reason}"
-        if self.model_trouble != known:
-            logger.error("{}", self.model_trouble)
-        return old
-
-    def _refusal(self, folder: str) -> str:
-        """Why a worker refused this model; "" if none did, or if its files changed since."""
-        seen, reason = self._bad_models.get(folder, (None, ""))
-        return reason if reason and seen == models.files_seen(Path(folder)) else ""
-
-    def _old_model(self) -> str:
-        """Folder of the model to go on with when the current one is refused; "" if there is none."""
-        before = models.earlier(self.settings.folders.models, self.settings.restore.model)
-        folders = (self._good_model, *(str(version.path) for version in before))
-        return next((folder for folder in folders if folder and not self._refusal(folder)), "")
-
-    def forget_bad_models(self) -> None:
-        """Try refused versions again: somebody may have mended them."""
-        self._bad_models.clear()
+        return Claim(capture_set, identity, job, calibration)
 
     def deliver(self, claim: Claim, report: Report) -> Outcome:
         """Settle a job's end. Raises OSError or OutputError if that fails; `settle_running` comes after."""
@@ -229,11 +190,10 @@ class Delivery:
         return [Outcome(one.set_name, "spoiled", "", one.reason, one.file, one.remedy) for one in fresh]
 
     def _deliver_result(self, claim: Claim, report: Report) -> Outcome:
-        changed = outbox.changed_frames(self.settings.folders.inbox, claim.capture_set.frames)
-        if changed:
+        if changed := self._changed(claim):
             return self.hand_back(claim, f"{', '.join(changed)} changed while the set was at work")
         name, staging = claim.capture_set.name, Path(claim.job.staging)
-        digest = digest_of(report.sha256s)
+        digest = digest_of(report.contents)
         frames = tuple(zip(claim.capture_set.frames, report.sha256s, strict=True))
         proof = job_block(name, claim.identity, claim.job.attempt, frames, digest, self._time())
         try:
@@ -246,15 +206,24 @@ class Delivery:
             reason = str(outbox.as_output_error(error))
             return self._deliver_failure(claim, replace(report, ok=False, reason=reason, retry=True, cause=cause))
         self._ledger.finish(claim.identity, digest, folder.name, self._now())
-        self._good_model = claim.job.model or self._good_model
+        self.serving.served(claim.job.model)
         logger.success("{}: done, in {}", name, folder)
         return Outcome(name, DONE, folder=str(folder))
+
+    def _changed(self, claim: Claim) -> list[str]:
+        """What lies there otherwise than when the work began: frames, and what calibrates them in the set's own folder,
+        which may have arrived after them."""
+        inbox, folder = self.settings.folders.inbox, claim.capture_set.folder
+        changed = outbox.changed_frames(inbox, claim.capture_set.frames)
+        known = {(one.path, one.size_bytes, one.mtime_ns) for one in claim.calibration}
+        now = own_calibration(inbox, folder) if folder else ()
+        return changed + [one.path for one in now if (one.path, one.size_bytes, one.mtime_ns) not in known]
 
     def _deliver_failure(self, claim: Claim, report: Report) -> Outcome:
         """What a failure means for the set: see `Report.cause`."""
         name = claim.capture_set.name
         if report.cause == "duplicate":
-            self._ledger.repeat(claim.identity, digest_of(report.sha256s), report.reason, self._now())
+            self._ledger.repeat(claim.identity, digest_of(report.contents), report.reason, self._now())
             logger.warning("{}: same frames as {}, which is done; it is not restored again", name, report.reason)
             return Outcome(name, "duplicate", reason=f"same frames as {report.reason}")
         frames, inbox = claim.capture_set.frames, self.settings.folders.inbox
@@ -263,7 +232,7 @@ class Delivery:
         if report.cause == "set" or (report.cause == "death" and claim.job.attempt >= self.settings.limits.attempts):
             return self._quarantine(claim.capture_set, claim.identity, report)
         if report.cause == "model":
-            self._bad_models[claim.job.model] = models.files_seen(Path(claim.job.model)), report.reason
+            self.serving.refused(claim.job.model, report.reason)
         self.space_needed = self.space_needed or report.cause == "space"
         return self._put_off(claim, report)
 
@@ -271,7 +240,7 @@ class Delivery:
         entry = self._ledger.entry(claim.identity)
         tries = entry.attempts + entry.delays if entry else 1
         delay_s = min(FIRST_DELAY_S * 2 ** min(tries - 1, 20), LONGEST_DELAY_S)
-        if report.cause == "space" or (report.cause == "model" and self._old_model()):
+        if report.cause == "space" or (report.cause == "model" and self.serving.older(self.settings)):
             delay_s = 0.0  # the whole house waits for space; the old model is at hand
         next_try_s, name = self._now() + delay_s, claim.capture_set.name
         counted = report.cause == "death"
@@ -323,17 +292,6 @@ def try_again(settings: Settings, ledger: Ledger, names: Iterable[str], now_s: f
             ledger.back_to_work(entry.identity, now_s)
         outbox.clear_report(settings.folders.quarantine, name)
     return unknown
-
-
-def usable_model(settings: Settings) -> tuple[str, str]:
-    """(folder, "name version") of the model in use, or ("", why there is none). For people."""
-    if not settings.restore.uses_network:
-        return "", f"none: restore.{'strength = 0' if settings.restore.network else 'network = false'}"
-    try:
-        version = models.resolve(settings.folders.models, settings.restore.model)
-    except ModelError as error:
-        return "", str(error)
-    return str(version.path), f"{version.name} {version.version}"
 
 
 def _same(known: Iterable[Sighting] | None, frames: Iterable[Sighting]) -> bool:

@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import takewhile
 
@@ -57,6 +57,21 @@ def in_order(frames: Iterable[FrameOf]) -> list[FrameOf]:
 def same_word(text: str | None) -> str | None:
     """A form in which "M 31", "m31" and "M_31" are equal."""
     return re.sub(r"[\s_-]+", "", text).casefold() if text else None
+
+
+def calibration_by_home(calibration: Iterable[Sighting]) -> dict[str, dict[str, list[Sighting]]]:
+    """Calibration frames by the set's folder that they lie in ("" for those of all sets), and by their own folder."""
+    homes: defaultdict[str, defaultdict[str, list[Sighting]]] = defaultdict(lambda: defaultdict(list))
+    for sighting in calibration:
+        home, _, kind = sighting.path.rpartition("/")[0].rpartition("/")
+        homes[home][kind.lower()].append(sighting)
+    return {home: dict(kinds) for home, kinds in homes.items()}
+
+
+def calibration_for(folder: str, homes: Mapping[str, Mapping[str, list[Sighting]]]) -> tuple[Sighting, ...]:
+    """Those of a set in this folder ("" for loose frames): of each kind its own, where it has any, else all sets'."""
+    chosen = {**homes.get("", {}), **homes.get(folder, {})}
+    return tuple(sighting for kind in sorted(chosen) for sighting in chosen[kind])
 
 
 def loose_groups(frames: Iterable[FrameOf], exposure_tolerance: float) -> list[list[FrameOf]]:

@@ -1,7 +1,8 @@
-"""One set from its files to its result, on one page: read -> check -> align -> stack -> restore -> account -> write.
+"""One set from its files to its result, on one page.
 
-Each line of `process` is a verb; how it is done lies in align.py, restore.py and account.py. Takes a Job, fills its
-staging folder, gives the content of result.json. Knows no ledger, no inbox and no other set.
+read -> check -> calibrate -> align -> stack -> restore -> account -> write. Each line of `process` is a verb; how it is
+done lies in calibration.py, align.py, restore.py and account.py. Takes a Job, fills its staging folder, gives the
+content of result.json. Knows no ledger, no inbox and no other set.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from stackd.errors import SetError
 from stackd.imaging.stack import Stack, clipped_stack
 from stackd.jobs.account import LeftOut, account_for
 from stackd.jobs.align import Aligned, align
+from stackd.jobs.calibration import calibration_of
 from stackd.jobs.restore import AnyRestorer, restore
 from stackd.jobs.validate import problems_of
 from stackd.records import Job
@@ -33,17 +35,18 @@ def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> d
     started_at = _now()
     frames, left_out = _read(job, progress)
     _check(frames, job, restorer)
-    aligned = align(frames, aligned=job.aligned, progress=progress)
+    calibration = calibration_of(job, frames, lambda: progress("calibrate", 0.0))
+    aligned = align(frames, aligned=job.aligned, progress=progress, masters=calibration.masters)
     _log_left_out(frames, aligned)
     progress("stack", 0.5)
     stacks = _stack(aligned, frames[0], job.restore["reject_kappa"])
     progress("restore", 0.6)
     picture = restore(aligned, stacks, restorer, job.restore, lambda share: progress("restore", 0.6 + 0.3 * share))
-    picture = replace(picture, warnings=(*_clipped(aligned), *picture.warnings))
+    picture = replace(picture, warnings=(*calibration.warnings, *_clipped(aligned), *picture.warnings))
     for warning in picture.warnings:
         logger.warning(warning)
     progress("write", 0.9)
-    product = account_for(job, frames, left_out, aligned, stacks, picture, restorer, (started_at, _now()))
+    product = account_for(job, frames, left_out, calibration, aligned, stacks, picture, restorer, (started_at, _now()))
     return write_result(Path(job.staging), product)
 
 

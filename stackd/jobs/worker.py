@@ -8,9 +8,9 @@ imported on first use, so that importing this module loads neither TensorFlow no
 import errno
 import importlib
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -99,28 +99,43 @@ class Hands:
         try:
             logger.info("{} frames, attempt {}", len(job.paths), job.attempt)
             progress("reading", 0.0)
-            sha256s = self._digests(job)
-            original = known(digest_of(sha256s))
+            sha256s = tuple(_digest(path, job.limits) for path in job.paths)
+            calibration = tuple(_digests_if_usable(job.calibration, job.limits))
+            begun = Report(job.set_name, False, sha256s=sha256s, calibration_sha256s=calibration)
+            original = known(digest_of(begun.contents))
             if original is not None:
-                return Report(job.set_name, False, reason=original, cause="duplicate", sha256s=sha256s)
+                return replace(begun, reason=original, cause="duplicate")
             _, process = _resolve(self._work.process)
             result = process(job, self._restorer_for(job.model), progress)
-            if not {one["sha256"] for one in result.get("inputs", ())} <= set(sha256s):
+            if not _read_in(result) <= set(begun.contents):
                 raise OutputError("a frame was rewritten while the set was restored")
-            return Report(job.set_name, True, result=result, sha256s=sha256s)
+            return replace(begun, ok=True, result=result)
         except Exception as error:  # noqa: BLE001 - one bad set may not stop the night
             return _failure(job, error, sha256s)
-
-    def _digests(self, job: Job) -> tuple[str, ...]:
-        """Before any work: the same frames under another name need none."""
-        most_bytes = job.limits["max_file_mb"] * _MIB
-        return tuple(read_once(Path(path), most_bytes)[1] for path in job.paths)
 
     def _restorer_for(self, model: str) -> Any:
         if model and model != self._model:
             _, load = _resolve(self._work.load)
             self._restorer, self._model = load(model), model
         return self._restorer if model else None
+
+
+def _digest(path: str, limits: dict[str, Any]) -> str:
+    """Before any work: the same frames under another name need none."""
+    return read_once(Path(path), limits["max_file_mb"] * _MIB)[1]
+
+
+def _digests_if_usable(paths: Iterable[str], limits: dict[str, Any]) -> Iterator[str]:
+    """Of calibration frames: one that is no file to read costs the set nothing."""
+    for path in paths:
+        with suppress(SetError):
+            yield _digest(path, limits)
+
+
+def _read_in(result: dict[str, Any]) -> set[str]:
+    """The sha256 of all that a result was made from."""
+    calibration = result.get("calibration", {}).get("used", ())
+    return {one["sha256"] for one in (*result.get("inputs", ()), *calibration)}
 
 
 def serve(pipe: Connection, start: WorkerStart) -> None:

@@ -120,6 +120,34 @@ def write_capture(path: Path, number: int, **header: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+def test_darks_copied_after_the_lights_calibrate_them(night: Night) -> None:
+    """Dripping in while the set waits or is at work, killed in the middle: what comes out knows all of them."""
+    night.start()
+    night.until(lambda: night.outbox.is_dir())
+    for n in range(8):
+        write_capture(night.inbox / "M27" / f"{n}.fits", n)
+    for n in range(12):
+        dark = np.random.default_rng(n).poisson(200, (96, 96)).astype(np.uint16)
+        (night.inbox / "M27/darks").mkdir(exist_ok=True)
+        fits.PrimaryHDU(dark, fits.Header({"EXPTIME": 10.0, "IMAGETYP": "Dark"})).writeto(
+            night.inbox / "M27/darks" / f"{n}.fits"
+        )
+        time.sleep(0.25)
+        if n == 6:
+            night.kill()
+            night.start()
+    night.until(night.published, 300.0)
+
+    assert night.stop() == 0
+    assert night.published() == ["M27"]
+    result = json.loads((night.outbox / "M27/result.json").read_text())
+    assert len(result["calibration"]["used"]) == 12
+    assert fits.getheader(night.outbox / "M27/restored.fits")["CALSTAT"] == "D"
+    assert {len(list(night.inbox.rglob(f"M27/{where}"))) for where in ("*.fits", "darks/*.fits")} == {8, 12}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_eight_files_dripping_in_become_one_result(night: Night) -> None:
     """The real thing, whole: eight frames one by one, one of them slowly, a broken set between, SIGTERM."""
     night.start()

@@ -82,6 +82,8 @@ def make_product(rng: np.random.Generator) -> Callable[..., Product]:
             bottom_up=False,
             picture_input=False,
             frames=frames(),
+            calibration={},
+            calibrated="",
             figures={"noise_adu": {"single": 9.0, "stack": 3.0, "restored": 1.0}, "flux_change_mag": 0.002},
             model={"name": "default", "version": "20261122T213000Z-0123456789ab", "sha256": "0123456789abcdef" * 4},
             network_used=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.disk.inbox import Unfinished, open_safely, read_once, scan
+from stackd.disk.inbox import Unfinished, open_safely, own_calibration, read_once, scan
 from stackd.errors import SetError
 
 PLENTY = 1 << 20
@@ -117,22 +117,31 @@ def test_what_a_file_is_comes_before_what_it_is_called(tmp_path: Path) -> None:
     }
 
 
-def test_calibration_unfinished_and_deeper_folders_are_not_entered(tmp_path: Path) -> None:
-    """Darks are not frames of the set, wherever they lie; a folder still being copied waits for its name."""
-    for name in (
-        "M31/a.fits",
-        "M31/darks/d.fits",
-        "M31/Flats/f.fits",
-        "M31/old/o.fits",
-        "darks/d.fits",
-        "M33.part/a.fits",
-    ):
+def test_unfinished_and_deeper_folders_are_not_entered(tmp_path: Path) -> None:
+    """A folder still being copied waits for its name."""
+    for name in ("M31/a.fits", "M31/old/o.fits", "M33.part/a.fits"):
         touch(tmp_path / name)
 
     listing = scan(tmp_path)
 
     assert [one.path for one in listing.sightings] == ["M31/a.fits"]
-    assert [one.path for one in listing.ignored] == ["M31/Flats", "M31/darks", "M31/old", "M33.part", "darks"]
+    assert [one.path for one in listing.ignored] == ["M31/old", "M33.part"]
+
+
+def test_darks_flats_and_biases_are_seen_and_are_no_frames_of_a_set(tmp_path: Path) -> None:
+    """In a set's folder and beside all of them, whatever the letters' case; what is none is named."""
+    wanted = ["M31/Flats/f.fits", "M31/darks/d.fits", "biases/b.dng", "darks/d.fits"]
+    for name in (*wanted, "M31/a.fits", "M33/flats/f.fits", "darks/old/o.fits", "darks/notes.txt", "biases/b.jpg"):
+        touch(tmp_path / name)
+
+    listing = scan(tmp_path)
+
+    assert [one.path for one in listing.sightings] == ["M31/a.fits"]
+    assert [one.path for one in listing.calibration] == sorted([*wanted, "M33/flats/f.fits"])
+    assert listing.empty_folders == ("M33",)
+    assert [one.path for one in listing.ignored] == ["biases/b.jpg", "darks/notes.txt", "darks/old"]
+    assert [one.path for one in own_calibration(tmp_path, "M31")] == wanted[:2]
+    assert own_calibration(tmp_path, "gone") == ()
 
 
 def test_names_that_cannot_be_printed_are_escaped_and_left_alone(tmp_path: Path) -> None:

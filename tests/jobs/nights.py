@@ -9,7 +9,7 @@ import numpy as np
 from stackd.disk.captures import write_capture
 from stackd.disk.frame import Frame
 from stackd.imaging import skies
-from stackd.imaging.camera import Exposure, Night, expose
+from stackd.imaging.camera import Exposure, Night, calibration_frame, expose
 from stackd.imaging.skies import Sky
 from stackd.records import FrameFacts
 
@@ -47,6 +47,30 @@ def frames_of(exposures: Sequence[Exposure], bayer: str = "") -> list[Frame]:
         Frame(f"/night/light_{k}.fits", f"{k:064}", facts_of(e.pixels, bayer, k), e.pixels.copy(), 65535.0)
         for k, e in enumerate(exposures)
     ]
+
+
+def uneven_night(seed: int = 1, shape: tuple[int, int] = SHAPE) -> Night:
+    """NIGHT by a camera with vignetting, a dust shadow and dark current, hot pixels among it."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    far = ((x - shape[1] / 2) ** 2 + (y - shape[0] / 2) ** 2) / (shape[0] / 2) ** 2
+    dust = 1 - 0.15 * (np.hypot(x - 60, y - 130) < 12)
+    dark = rng.exponential(20, shape) + 3000 * (rng.random(shape) < 1e-3)
+    return replace(NIGHT, hot_pixels=0.0, sensitivity=dust / (1 + 0.2 * far), dark_current=dark)
+
+
+def write_calibration(folder: Path, night: Night, count: int = 8, **said: object) -> tuple[str, ...]:
+    """Darks, flats and biases of a night's camera in folders of their own; their paths."""
+    rng = np.random.default_rng(7)
+    paths = []
+    for kind, into, light, exposures in (("dark", "darks", 0, 1), ("flat", "flats", 3e4, 0), ("bias", "biases", 0, 0)):
+        for k in range(count):
+            pixels = calibration_frame(night, night.sensitivity.shape, rng, light=light, exposures=exposures)
+            exposure_s = 60.0 if kind == "dark" else None
+            facts = replace(facts_of(pixels), **{"image_type": kind, "exposure_s": exposure_s, "taken_at": None} | said)
+            paths.append(str(folder / into / f"{kind}_{k}.fits"))
+            write_capture(folder / into / f"{kind}_{k}.fits", pixels, facts)
+    return tuple(paths)
 
 
 def write_set(folder: Path, exposures: Sequence[Exposure], bayer: str = "") -> tuple[str, ...]:

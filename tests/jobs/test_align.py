@@ -253,8 +253,9 @@ def test_black_borders_are_no_sky(night: list[Exposure], aligned: Aligned) -> No
     assert len(found.stars) >= 0.9 * (aligned.stars.y > 30).sum()
     for one, other in zip(found.psfs, aligned.psfs):
         assert one.fwhm_px == pytest.approx(other.fwhm_px, rel=0.05)
+    np.testing.assert_allclose(found.noise_adu, aligned.noise_adu, rtol=0.03)
     for band, plane in zip(found.bands, found.single):  # one level on all of the sky
-        assert np.nanmedian(np.abs(np.nanmedian(band, axis=(1, 2)) - np.nanmedian(plane))) < 2
+        assert np.nanmedian(np.abs(np.nanmedian(band, axis=(1, 2)) - np.nanmedian(plane))) < 4
 
 
 def test_clouds_over_most_frames_cost_no_star() -> None:

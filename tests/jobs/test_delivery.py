@@ -11,7 +11,8 @@ from stackd.disk import model_store, models
 from stackd.disk.ledger import Ledger
 from stackd.disk.model_card import CARD, WEIGHTS
 from stackd.errors import ModelError
-from stackd.jobs.delivery import Delivery, usable_model
+from stackd.jobs.delivery import Delivery
+from stackd.jobs.serving import usable_model
 from stackd.records import CaptureSet, Report, Sighting
 from stackd.settings import load
 
@@ -40,9 +41,9 @@ def test_after_a_restart_the_one_before_goes_on(delivery: Delivery) -> None:
     good, bad = version(delivery, 1), version(delivery, 2)
     (bad.path / CARD).unlink()
 
-    assert delivery.model() == str(good.path)
-    assert bad.version in delivery.model_trouble
-    assert str(good.path) in delivery.model_trouble
+    assert delivery.serving.choose(delivery.settings) == str(good.path)
+    assert bad.version in delivery.serving.trouble
+    assert str(good.path) in delivery.serving.trouble
 
 
 def test_without_another_the_house_waits(delivery: Delivery) -> None:
@@ -50,7 +51,7 @@ def test_without_another_the_house_waits(delivery: Delivery) -> None:
     one = version(delivery, 1)
     (one.path.parent / models.POINTER).write_text("{")
     with pytest.raises(ModelError, match="which version is current"):
-        delivery.model()
+        delivery.serving.choose(delivery.settings)
 
 
 def test_a_pinned_version_is_that_one_or_none(delivery: Delivery) -> None:
@@ -58,10 +59,10 @@ def test_a_pinned_version_is_that_one_or_none(delivery: Delivery) -> None:
     good, bad = version(delivery, 1), version(delivery, 2)
     restore = delivery.settings.restore.model_copy(update={"model": f"default@{bad.version}"})
     delivery.settings = delivery.settings.model_copy(update={"restore": restore})
-    assert delivery.model() == str(bad.path)
+    assert delivery.serving.choose(delivery.settings) == str(bad.path)
     (bad.path / CARD).unlink()
     with pytest.raises(ModelError):
-        delivery.model()
+        delivery.serving.choose(delivery.settings)
     assert good.path.is_dir()
 
 
@@ -76,16 +77,16 @@ def test_a_mended_version_is_taken_up(delivery: Delivery) -> None:
     (frames / "1.fits").write_bytes(b"x" * 10)
     found = (frames / "1.fits").stat()
     capture_set = CaptureSet("M27", (Sighting("M27/1.fits", 10, found.st_mtime_ns, 0),))
-    claim = delivery.claim(capture_set, delivery.model())
+    claim = delivery.claim(capture_set, delivery.serving.choose(delivery.settings))
     assert claim is not None
     outcome = delivery.deliver(claim, Report("M27", False, reason="it is cut off", cause="model", retry=True))
     assert outcome.verdict == "retry"
 
-    assert delivery.model() == str(good.path)
-    assert "cut off" in delivery.model_trouble
+    assert delivery.serving.choose(delivery.settings) == str(good.path)
+    assert "cut off" in delivery.serving.trouble
     (bad.path / WEIGHTS).write_bytes(whole)
-    assert delivery.model() == str(bad.path)
-    assert delivery.model_trouble == ""
+    assert delivery.serving.choose(delivery.settings) == str(bad.path)
+    assert delivery.serving.trouble == ""
 
 
 @pytest.mark.parametrize("asked", [{"network": False}, {"strength": 0.0}])
@@ -95,7 +96,7 @@ def test_where_the_plain_stack_is_asked_for_no_model_is_named(delivery: Delivery
     restore = delivery.settings.restore.model_copy(update=asked)
     delivery.settings = delivery.settings.model_copy(update={"restore": restore})
 
-    assert delivery.model() == ""
+    assert delivery.serving.choose(delivery.settings) == ""
     folder, why = usable_model(delivery.settings)
     assert folder == ""
     assert f"restore.{next(iter(asked))} = " in why

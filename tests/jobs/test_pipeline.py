@@ -17,9 +17,11 @@ from stackd.disk import model_store, models
 from stackd.errors import ModelError, SetError
 from stackd.imaging import skies
 from stackd.imaging.camera import expose
+from stackd.imaging.cells import cells_of, medians_of
 from stackd.imaging.closure import FluxCheck
 from stackd.imaging.fuse import Bank
 from stackd.imaging.psf import Psf
+from stackd.imaging.quality import robust_scatter
 from stackd.imaging.skies import Sky
 from stackd.imaging.stack import clipped_stack
 from stackd.imaging.stars import find_stars
@@ -37,7 +39,16 @@ from stackd.network.weights import weights_of
 from stackd.records import Job
 from stackd.settings import LimitsSettings, RestoreSettings, Settings
 from tests.disk.raw_files import BLACK_ADU, CAMERA, EXPOSURE_S, ISO, dng
-from tests.jobs.nights import NIGHT, SHAPE, frames_of, night_of, star_field, write_set
+from tests.jobs.nights import (
+    NIGHT,
+    SHAPE,
+    frames_of,
+    night_of,
+    star_field,
+    uneven_night,
+    write_calibration,
+    write_set,
+)
 
 FILES = {
     "restored.fits", "stack.fits", "sigma.fits", "restored.tif", "preview.jpg", "report.html", "result.json",
@@ -96,14 +107,19 @@ def run(tmp_path: Path) -> Run:
     """run(paths, restorer, aligned=..., **restore settings) -> (content of result.json, the result's folder)."""
 
     def start(
-        paths: Sequence[str], restorer: Restorer | None = None, aligned: bool = False, **restore: Any
+        paths: Sequence[str],
+        restorer: Restorer | None = None,
+        aligned: bool = False,
+        calibration: tuple[str, ...] = (),
+        **restore: Any,
     ) -> tuple[dict[str, Any], Path]:
         staging = tmp_path / f"staging-{len(list(tmp_path.glob('staging-*')))}"
         staging.mkdir()
         settings = what_to_restore(Settings(restore=RestoreSettings(**restore)))
         job = Job(
-            "M31", tuple(paths), str(staging), settings, LimitsSettings().model_dump(mode="json"), "", "c" * 64, aligned
-        )
+            "M31", tuple(paths), str(staging), settings, LimitsSettings().model_dump(mode="json"), "", "c" * 64,
+            aligned=aligned, calibration=calibration,
+        )  # fmt: skip
         return process(job, restorer, lambda step, share: None), staging
 
     return start
@@ -135,6 +151,30 @@ def test_a_result_is_complete(light_paths: tuple[str, ...], run: Run, untrained:
     assert header["MODELSHA"] == CARD["sha256"]
     assert content["network_used"] is True
     assert header["OBJECT"] == "Field"
+
+
+def test_calibration_frames_make_the_field_even(run: Run, tmp_path: Path) -> None:
+    """Vignetting, dust and hot pixels: with darks and flats the picture is as of a perfect camera; and it says so."""
+    sky, camera = star_field(1), uneven_night()
+    exposures = expose(sky, camera, np.random.default_rng(3))
+    paths, calibration = write_set(tmp_path, exposures), write_calibration(tmp_path, camera)
+
+    found, uneven = {}, {}
+    for name, used in (("calibrated", calibration), ("raw", ())):
+        found[name], folder = run(paths, calibration=used)
+        reference = int(Path(found[name]["reference"]).stem[-1])
+        there = seen_from(sky, exposures[reference].matrix).truth(2.8)
+        off = matched(image(folder, "stack")[None], there)[0] - there
+        uneven[name] = robust_scatter(medians_of(cells_of(off[0], (10, 10))))
+        header = fits.getheader(folder / "restored.fits")
+        assert header.get("CALSTAT", "") == {"calibrated": "DF", "raw": ""}[name]
+
+    assert uneven["calibrated"] < 0.4 * uneven["raw"]
+    assert len(found["calibrated"]["calibration"]["used"]) == 24
+    assert found["calibrated"]["calibration"]["left_out"] == []
+    assert found["calibrated"]["history"][0] == "calibrated: 8 darks, 8 biases, 8 flats"
+    assert found["raw"]["calibration"] == {}
+    assert found["calibrated"]["figures"]["hot_pixels"] > 20  # too noisy to be told by their level
 
 
 def test_what_result_json_says(light_paths: tuple[str, ...], run: Run, untrained: Restorer) -> None:

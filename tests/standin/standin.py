@@ -77,6 +77,7 @@ def process(job: Job, restorer: Any, progress: Callable[[str, float], None]) -> 
     progress("restore", 0.5)
     _obey(orders, staging)
     result = {"set": job.set_name, "model": restorer, "attempt": job.attempt}
+    result["calibrated_by"] = ["/".join(Path(path).parts[-2:]) for path in job.calibration]
     if "read" in orders:
         result["inputs"] = [{"sha256": orders["read"]}]
     (staging / "result.json").write_text(json.dumps(result))
@@ -95,6 +96,8 @@ def _obey(orders: dict[str, Any], staging: Path) -> None:
                 time.sleep(0.01)
         case "linger":
             time.sleep(orders["seconds"])
+        case "drop":  # somebody puts another file into the inbox
+            write_frame(Path(orders["until"]), 99)
         case "refuse":
             raise SetError("the frames show nothing", file="a.fits", remedy="take others")
         case "fail":

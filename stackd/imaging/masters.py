@@ -1,0 +1,121 @@
+"""Masters: what a detector shows without light, and how strongly each of its pixels answers to light.
+
+Combined from calibration frames on the detector's own grid, (H, W), a mosaic, or (3, H, W), and taken out of raw
+lights. Knows no files, no headers and not which frames belong together.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stackd.imaging.cells import cells_of, medians_of
+from stackd.imaging.quality import MAD_TO_SIGMA
+
+Image = NDArray[np.float32]
+TOGETHER = 8  # frames in memory at once, among which outliers are told
+KAPPA = 5.0
+STRIP_ROWS = 128
+BRIGHTEST_QUANTILE = 0.98
+BRIGHTEST_CELL_PX = 16
+LEAST_ANSWER = 0.1  # of the brightest part's; what sees less is left to the other frames
+ABOVE_ONE = 0.97  # a saturated pixel that is more sensitive than the brightest part comes out as much lower
+SITES = (np.s_[0::2, 0::2], np.s_[0::2, 1::2], np.s_[1::2, 0::2], np.s_[1::2, 1::2])  # of a mosaic
+
+
+@dataclass(frozen=True, slots=True)
+class Masters:
+    """What calibrates a set's frames, each (H, W) or (3, H, W); None is left as it is.
+
+    `dark_adu` is what a pixel holds without light in a frame of the set, the camera's offset included; `flat` its
+    answer to light, 1 in the brightest part of the field, NaN where hardly any light falls.
+    """
+
+    dark_adu: Image | None = None
+    flat: Image | None = None
+
+    def applied_to(self, pixels: Image) -> Image:
+        """A raw frame calibrated; the same array where there is nothing to do."""
+        if self.dark_adu is not None:
+            pixels = pixels - self.dark_adu
+        return pixels if self.flat is None else pixels / self.flat
+
+    def limit_adu(self, saturation_adu: float) -> float:
+        """What a saturated pixel comes to, or a little less."""
+        if self.dark_adu is not None:
+            saturation_adu -= float(np.nanmedian(self.dark_adu))
+        return saturation_adu if self.flat is None else ABOVE_ONE * saturation_adu
+
+
+NOTHING_KNOWN = Masters()
+
+
+def mean_frame(frames: Iterable[Image]) -> Image | None:
+    """The mean of frames of one shape, without what stands out by 5 sigma among eight of them at a time (cosmic rays,
+    stars in flats of the twilight sky): memory does not grow with their number. None of no frames."""
+    total: NDArray[np.float64] | None = None
+    count = 0
+    for together in _batches(iter(frames)):
+        mean = len(together) * _clipped_mean(together).astype(np.float64)
+        total = mean if total is None else total + mean
+        count += len(together)
+        del together  # before the next ones are read
+    return None if total is None else (total / count).astype(np.float32)
+
+
+def _batches(frames: Iterator[Image]) -> Iterator[list[Image]]:
+    for first in frames:
+        yield [first, *islice(frames, TOGETHER - 1)]
+
+
+def _clipped_mean(frames: list[Image]) -> Image:
+    """A pixel's own scatter counts where it is larger than the usual one: a hot pixel is loud in every frame."""
+    if len(frames) < 3:
+        return np.mean(frames, axis=0, dtype=np.float32)
+    mean = np.empty_like(frames[0])
+    for top in range(0, mean.shape[-2], STRIP_ROWS):
+        strip = np.s_[..., top : top + STRIP_ROWS, :]
+        samples = np.stack([frame[strip] for frame in frames])
+        off = np.abs(samples - _median(samples))
+        own = _median(off)
+        far = off > KAPPA * MAD_TO_SIGMA * np.maximum(own, np.nanmedian(own))
+        mean[strip] = np.where(far, 0, samples).sum(0) / np.maximum((~far).sum(0), 1)
+    return mean
+
+
+def _median(samples: Image) -> Image:
+    """Over the first axis; a sort is much faster than np.median where that is short. NaN where any sample is."""
+    ordered = np.sort(samples, axis=0)
+    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    return np.where(np.isnan(ordered[-1]), np.float32(np.nan), middle)
+
+
+def evened(flat_adu: Image, dark_adu: Image | None) -> Image:
+    """A flat's light alone, its median 1: the sky at dusk fades from one to the next. Zero and less where it shows no
+    light."""
+    light = flat_adu if dark_adu is None else flat_adu - dark_adu
+    level = float(np.nanmedian(light))
+    return light / np.float32(level) if level > 0 else np.zeros_like(light)
+
+
+def answer_to_light(flat: Image, *, bayer: bool) -> Image:
+    """A mean flat with its brightest part at 1, each colour by itself, as the light of a flat is not white; NaN where
+    next to no light falls."""
+    scaled = np.empty_like(flat)
+    for place in SITES if bayer else (np.s_[...],):
+        for plane, to in zip(_planes(flat[place]), _planes(scaled[place])):
+            to[...] = plane / np.float32(_brightest(plane))
+    return np.where(scaled >= LEAST_ANSWER, scaled, np.float32(np.nan))
+
+
+def _planes(image: Image) -> Image:
+    """A view as (bands, H, W)."""
+    return image[None] if image.ndim == 2 else image
+
+
+def _brightest(plane: Image) -> float:
+    """The level of the brightest part, as no single pixel tells it."""
+    rows, columns = (min(BRIGHTEST_CELL_PX, n) for n in plane.shape)
+    return float(np.nanquantile(medians_of(cells_of(plane, (rows, columns))), BRIGHTEST_QUANTILE))
