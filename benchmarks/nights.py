@@ -6,7 +6,7 @@ dithered frames see sky beyond the first one's edge.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from stackd.records import FrameFacts
 MARGIN_PX = 32
 SOFT_FWHM_PX = 60.0
 EXPOSURE_S = 60.0
+CALIBRATION_FRAMES = 16  # of each type
+CALIBRATION = (("dark", "darks", 0.0, 1.0), ("flat", "flats", 3e4, 0.02), ("bias", "biases", 0.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Kind:
     stars_per_mpx: float = 3000.0
     star_fluxes: tuple[float, float] = (250.0, 4e5)  # electrons
     night: Night = field(default_factory=Night)
+    uneven: bool = False  # the camera needs calibrating; darks, flats and biases lie beside the frames
 
     @property
     def bands(self) -> int:
@@ -58,6 +61,9 @@ KINDS = (
     Kind("cloudy", "clouds, gradients", night=Night(cloud_chance=0.35, gradient=0.4)),
     Kind("rotated", "turned by up to 8 degrees, dithered widely", night=Night(rotation_deg=8, shift_px=24)),
     Kind("empty", "nothing but a few bright stars to align on", peak=0, stars_per_mpx=70, star_fluxes=(2e4, 2e5)),
+    Kind("uneven", "corners of half the light, dust, dark current; with darks, flats and biases, which one frame "
+         "and the mean do without", uneven=True),
+    Kind("uneven colour", "the same, Bayer", peak=900, night=Night(bayer="RGGB"), uneven=True),
     Kind("colour stars", "a star field, Bayer", peak=900, night=Night(bayer="RGGB")),
     Kind("sharp colour", "1.2 to 2 px, Bayer", peak=900, night=Night(fwhm_px=(1.2, 2.0), bayer="RGGB")),
     Kind("colour nebula", "a nebula, Bayer", detail=True, peak=2500, stars_per_mpx=1500, night=Night(bayer="GBRG")),
@@ -101,12 +107,28 @@ def make(kind: Kind, folder: Path, size_px: int, seed: int, pictures: Sequence[P
     diffuse = _diffuse(kind, shape, pictures, rng)
     stars = skies.star_catalogue(shape, kind.bands, rng, kind.stars_per_mpx, kind.star_fluxes)
     sky = skies.Sky(diffuse, *stars)
-    exposures = tuple(camera.expose(sky, kind.night, rng))
+    night = camera.uneven(kind.night, shape, rng) if kind.uneven else kind.night
+    exposures = tuple(camera.expose(sky, night, rng))
     names = tuple(f"light_{number + 1:04d}.fits" for number in range(len(exposures)))
     for number, (name, exposure) in enumerate(zip(names, exposures)):
         pixels = exposure.pixels[..., MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
         write_capture(folder / name, pixels, _facts(kind, pixels.shape, number))
+    if kind.uneven:
+        _calibrate(kind, night, folder, shape, rng)
     return CaptureSet(kind, folder, names, sky, exposures)
+
+
+def _calibrate(kind: Kind, night: Night, folder: Path, shape: tuple[int, int], rng: np.random.Generator) -> None:
+    """Darks, flats and biases into folders of their own."""
+    for image_type, name, light, exposures in CALIBRATION:
+        for number in range(CALIBRATION_FRAMES):
+            pixels = camera.calibration_frame(night, shape, rng, light=light, exposures=exposures)
+            pixels = pixels[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
+            facts = replace(
+                _facts(kind, pixels.shape, number), image_type=image_type, target=None, taken_at=None,
+                exposure_s=exposures * EXPOSURE_S or None,
+            )  # fmt: skip
+            write_capture(folder / name / f"{image_type}_{number + 1:04d}.fits", pixels, facts)
 
 
 def _diffuse(kind: Kind, shape: tuple[int, int], pictures: Sequence[Path], rng: np.random.Generator) -> skies.Image:

@@ -197,7 +197,8 @@ def _by_siril(one: CaptureSet, out: Path, program: str) -> tuple[Image, dict[str
     """
     folder = out / "siril" / one.folder.name
     files = [one.folder / name for name in one.names]
-    picture = siril.stack(program, files, bool(one.kind.night.bayer), folder)
+    calibration = one.folder if one.kind.uneven else None
+    picture = siril.stack(program, files, bool(one.kind.night.bayer), folder, calibration)
     truth, seen = one.truth(0, TARGET_FWHM_PX), _seen_by_all(one, 0)
     if picture is None or picture.shape != truth.planes.shape:
         _say(f"{one.kind.name}: Siril gave no stack; see {folder / 'siril.log'}")

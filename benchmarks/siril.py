@@ -22,6 +22,26 @@ register light
 stack r_light rej 3 3 -norm=addscale -out=result
 close
 """
+CALIBRATING = """requires 1.0.0
+set32bits
+cd {calibration}/biases
+convert bias -out={work}
+cd {calibration}/flats
+convert flat -out={work}
+cd {calibration}/darks
+convert dark -out={work}
+cd {frames}
+convert light -out={work}
+cd {work}
+stack bias rej 3 3 -nonorm -out=master_bias
+{calibrate} flat -bias=master_bias
+stack pp_flat rej 3 3 -norm=mul -out=master_flat
+stack dark rej 3 3 -nonorm -out=master_dark
+{calibrate} light -dark=master_dark -flat=master_flat -cc=dark{debayer}
+register pp_light
+stack r_pp_light rej 3 3 -norm=addscale -out=result
+close
+"""
 TIMEOUT_S = 300.0
 
 
@@ -36,16 +56,27 @@ def version(program: str) -> str:
     return said.strip().removeprefix("siril ") or "of unknown version"
 
 
-def stack(program: str, frames: Sequence[Path], bayer: bool, folder: Path) -> NDArray[np.float32] | None:
-    """(bands, H, W) in Siril's unit, rows as Siril orders them; None if it gave up (its words are in siril.log)."""
+def stack(
+    program: str, frames: Sequence[Path], bayer: bool, folder: Path, calibration: Path | None = None
+) -> NDArray[np.float32] | None:
+    """(bands, H, W) in Siril's unit, rows as Siril orders them; None if it gave up (its words are in siril.log).
+
+    `calibration`: where darks/, flats/ and biases/ lie.
+    """
     inbox, work = folder / "frames", folder / "work"
     for made in (inbox, work):
         made.mkdir(parents=True)
     for frame in frames:
         (inbox / frame.name).symlink_to(frame.absolute())
     script = folder / "stack.ssf"
-    debayer = " -debayer" if bayer else ""
-    script.write_text(SCRIPT.format(frames=inbox.absolute(), work=work.absolute(), debayer=debayer))
+    places = {"frames": inbox.absolute(), "work": work.absolute()}
+    if calibration:
+        word = "preprocess" if version(program).startswith("1.0") else "calibrate"
+        mosaic = " -cfa -equalize_cfa -debayer" if bayer else ""
+        words = CALIBRATING.format(**places, calibration=calibration.absolute(), calibrate=word, debayer=mosaic)
+    else:
+        words = SCRIPT.format(**places, debayer=" -debayer" if bayer else "")
+    script.write_text(words)
     with (folder / "siril.log").open("w") as log:
         command = [program, "-d", str(folder.absolute()), "-s", str(script.absolute())]
         subprocess.run(command, stdout=log, stderr=log, timeout=TIMEOUT_S, check=False)

@@ -102,6 +102,21 @@ def _one_frame(sky: Sky, night: Night, hot, rng, first: bool) -> Exposure:
     return Exposure(pixels, matrix, psf, transparency, level / night.electrons_per_adu, cloudy, trail)
 
 
+def uneven(night: Night, shape: tuple[int, int], rng: np.random.Generator) -> Night:
+    """The same night by a camera that needs calibrating: corners with half the light, shadows of dust, pixels that
+    differ by 1 %, dark current with hot pixels among it and a glowing corner. Every frame shows the same."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    off_axis = ((x - shape[1] / 2) ** 2 + (y - shape[0] / 2) ** 2) / ((shape[1] / 2) ** 2 + (shape[0] / 2) ** 2)
+    answer = rng.normal(1, 0.01, shape) / (1 + 0.4 * off_axis) ** 2
+    for _ in range(rng.poisson(30 * shape[0] * shape[1] / 1e6) + 1):
+        away = np.hypot(x - rng.uniform(0, shape[1]), y - rng.uniform(0, shape[0]))
+        outer = rng.uniform(6, 24)
+        answer *= 1 - rng.uniform(0.03, 0.12) * ((away < outer) & (away > 0.4 * outer))  # the mirror's own shadow
+    dark = rng.exponential(6, shape) + (rng.random(shape) < night.hot_pixels) * rng.exponential(3000, shape)
+    dark += 40 * np.exp(-(x**2 + y**2) / (0.2 * shape[1]) ** 2)
+    return replace(night, sensitivity=answer.astype(np.float32), dark_current=dark.astype(np.float32), hot_pixels=0.0)
+
+
 def calibration_frame(
     night: Night, shape: tuple[int, int], rng: np.random.Generator, *, light: float = 0.0, exposures: float = 1.0
 ) -> Image:

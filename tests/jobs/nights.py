@@ -49,16 +49,6 @@ def frames_of(exposures: Sequence[Exposure], bayer: str = "") -> list[Frame]:
     ]
 
 
-def uneven_night(seed: int = 1, shape: tuple[int, int] = SHAPE) -> Night:
-    """NIGHT by a camera with vignetting, a dust shadow and dark current, hot pixels among it."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    far = ((x - shape[1] / 2) ** 2 + (y - shape[0] / 2) ** 2) / (shape[0] / 2) ** 2
-    dust = 1 - 0.15 * (np.hypot(x - 60, y - 130) < 12)
-    dark = rng.exponential(20, shape) + 3000 * (rng.random(shape) < 1e-3)
-    return replace(NIGHT, hot_pixels=0.0, sensitivity=dust / (1 + 0.2 * far), dark_current=dark)
-
-
 def write_calibration(folder: Path, night: Night, count: int = 8, **said: object) -> tuple[str, ...]:
     """Darks, flats and biases of a night's camera in folders of their own; their paths."""
     rng = np.random.default_rng(7)
