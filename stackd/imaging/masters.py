@@ -42,6 +42,10 @@ class Masters:
             pixels = pixels - self.dark_adu
         return pixels if self.flat is None else pixels / self.flat
 
+    def cut(self, rows: slice, columns: slice) -> "Masters":
+        """Of a part of the detector."""
+        return Masters(*(None if one is None else one[..., rows, columns] for one in (self.dark_adu, self.flat)))
+
     def limit_adu(self, saturation_adu: float) -> float:
         """What a saturated pixel comes to, or a little less."""
         if self.dark_adu is not None:

@@ -18,7 +18,6 @@ from stackd.errors import SetError
 from stackd.imaging.masters import NOTHING_KNOWN, Masters, answer_to_light, evened, mean_frame
 from stackd.imaging.quality import measure_sky, pixel_noise
 from stackd.jobs.calibration_plan import NamedFacts, Plan, folder_of, plan_for
-from stackd.records import Job
 
 OVEREXPOSED = 0.9  # of the sensor's limit, by half of a flat's pixels
 DARKER_SIGMA = 3.0  # of its noise, that the lights' sky may lie below the master dark
@@ -36,31 +35,34 @@ class Calibration:
     warnings: tuple[str, ...] = ()
 
 
-def look_at(paths: Iterable[str], limits: dict[str, Any]) -> tuple[list[NamedFacts], list[tuple[str, str]]]:
-    """(what the header of each frame says, files that are none and why). Raises OSError where a disk fails."""
-    found, bad = [], []
-    for path in paths:
-        try:
-            found.append((path, read_facts(Path(path), limits["max_pixels"], limits["max_file_mb"] << 20)))
-        except SetError as error:
-            bad.append((path, error.reason))
-    return found, bad
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of what is read and of what fits: settings.LimitsSettings and settings.SetSettings tell them."""
+
+    max_pixels: int
+    max_bytes: int
+    exposure_tolerance: float
 
 
-def calibration_of(job: Job, lights: Sequence[Frame], progress: Callable[[], None]) -> Calibration:
-    """What calibrates the job's lights; `progress` is called ever and again. Raises OSError where a disk fails."""
-    if not job.calibration:
+def calibration_of(
+    paths: Sequence[str], light: Frame, limits: Limits, progress: Callable[[], None] = lambda: None
+) -> Calibration:
+    """What the darks, flats and biases at these paths make of a set with this light.
+
+    `progress` is called ever and again. Raises OSError where a disk fails.
+    """
+    if not paths:
         return Calibration()
-    found, bad = look_at(job.calibration, job.limits)
-    plan = plan_for(lights[0].facts, found, exposure_tolerance=job.restore["exposure_tolerance"])
-    reader = _Reader(job.limits, lights[0], progress, [*plan.left_out, *bad])
+    reader = _Reader(limits, light, progress)
+    plan = plan_for(light.facts, reader.facts_of(paths), exposure_tolerance=limits.exposure_tolerance)
+    reader.left_out += plan.left_out
     bias, dark = mean_frame(reader.read(plan.biases)), mean_frame(reader.read(plan.darks))
     if dark is not None and bias is not None and _lacks_offset(dark, bias):
         dark += bias
     unlit = _unlit(dark, bias, plan)
-    flat = _flat(plan, reader, dark if bias is None else bias, bool(lights[0].facts.bayer))
+    flat = _flat(plan, reader, dark if bias is None else bias, bool(light.facts.bayer))
     warnings = list(plan.remarks)
-    if unlit is not None and (above_adu := _above_sky_adu(unlit, lights[0].pixels)):
+    if unlit is not None and (above_adu := _above_sky_adu(unlit, light.pixels)):
         unlit = flat = None
         warnings.append(
             f"the lights' sky lies {above_adu:.0f} ADU below their darks (of another temperature or offset?): "
@@ -83,12 +85,21 @@ def _unlit(dark: Image | None, bias: Image | None, plan: Plan) -> Image | None:
 class _Reader:
     """Reads calibration frames in the unit of the lights, and notes what became of each."""
 
-    def __init__(
-        self, limits: dict[str, Any], light: Frame, progress: Callable[[], None], left_out: list[tuple[str, str]]
-    ) -> None:
-        self.left_out = left_out  # paths and reasons
+    def __init__(self, limits: Limits, light: Frame, progress: Callable[[], None]) -> None:
+        self.left_out: list[tuple[str, str]] = []  # paths and reasons
         self.used: dict[str, str] = {}  # path -> sha256
         self._limits, self._light, self._progress = limits, light, progress
+
+    def facts_of(self, paths: Iterable[str]) -> list[NamedFacts]:
+        """What headers say; what is no frame is left out."""
+        found = []
+        for path in paths:
+            self._progress()
+            try:
+                found.append((path, read_facts(Path(path), self._limits.max_pixels, self._limits.max_bytes)))
+            except SetError as error:
+                self.left_out.append((path, error.reason))
+        return found
 
     def read(
         self, paths: Iterable[str], seen: Callable[[Frame], Image] = lambda frame: frame.pixels
@@ -107,7 +118,7 @@ class _Reader:
 
     def _in_unit_of_lights(self, path: str) -> Frame:
         light = self._light
-        frame = read_frame(Path(path), self._limits["max_pixels"], self._limits["max_file_mb"] << 20)
+        frame = read_frame(Path(path), self._limits.max_pixels, self._limits.max_bytes)
         if frame.pixels.shape != light.pixels.shape:
             raise SetError("holds planes of another number than the lights")
         factor = frame.adu_per_unit / light.adu_per_unit

@@ -195,7 +195,8 @@ class Delivery:
         name, staging = claim.capture_set.name, Path(claim.job.staging)
         digest = digest_of(report.contents)
         frames = tuple(zip(claim.capture_set.frames, report.sha256s, strict=True))
-        proof = job_block(name, claim.identity, claim.job.attempt, frames, digest, self._time())
+        attempt = claim.job.attempt
+        proof = job_block(name, claim.identity, attempt, frames, claim.calibration, digest, self._time())
         try:
             outbox.write_manifest(staging, report.result | {"job": proof})
             folder = outbox.publish(staging, self.settings.folders.outbox, name)

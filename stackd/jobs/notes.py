@@ -11,7 +11,13 @@ from stackd.records import Report, Sighting
 
 
 def job_block(
-    set_name: str, identity: str, attempt: int, frames: Iterable[tuple[Sighting, str]], digest: str, published_at: str
+    set_name: str,
+    identity: str,
+    attempt: int,
+    frames: Iterable[tuple[Sighting, str]],
+    calibration: Iterable[Sighting],
+    digest: str,
+    published_at: str,
 ) -> dict[str, Any]:
     """The proof in result.json that a set is done. `frames` come with their sha256; `published_at` is ISO 8601."""
     return {
@@ -21,6 +27,7 @@ def job_block(
         "attempt": attempt,
         "published_at": published_at,
         "frames": [_frame(frame) | {"sha256": sha256} for frame, sha256 in frames],
+        "calibration": [_frame(frame) for frame in calibration],
     }
 
 

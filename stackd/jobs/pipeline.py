@@ -21,7 +21,7 @@ from stackd.errors import SetError
 from stackd.imaging.stack import Stack, clipped_stack
 from stackd.jobs.account import LeftOut, account_for
 from stackd.jobs.align import Aligned, align
-from stackd.jobs.calibration import calibration_of
+from stackd.jobs.calibration import Limits, calibration_of
 from stackd.jobs.restore import AnyRestorer, restore
 from stackd.jobs.validate import problems_of
 from stackd.records import Job
@@ -35,7 +35,7 @@ def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> d
     started_at = _now()
     frames, left_out = _read(job, progress)
     _check(frames, job, restorer)
-    calibration = calibration_of(job, frames, lambda: progress("calibrate", 0.0))
+    calibration = calibration_of(job.calibration, frames[0], _limits(job), lambda: progress("calibrate", 0.0))
     aligned = align(frames, aligned=job.aligned, progress=progress, masters=calibration.masters)
     _log_left_out(frames, aligned)
     progress("stack", 0.5)
@@ -83,6 +83,10 @@ def _check(frames: Sequence[Frame], job: Job, restorer: AnyRestorer | None) -> N
     problems = problems_of(named, exposure_tolerance=job.restore["exposure_tolerance"])
     if problems:
         raise SetError("; ".join(problems), remedy="put frames that differ into folders of their own")
+
+
+def _limits(job: Job) -> Limits:
+    return Limits(job.limits["max_pixels"], job.limits["max_file_mb"] << 20, job.restore["exposure_tolerance"])
 
 
 def _clipped(aligned: Aligned) -> list[str]:

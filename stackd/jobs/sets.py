@@ -16,11 +16,13 @@ from stackd.disk.frame import Frame
 from stackd.disk.outbox import published_folders, read_manifest
 from stackd.disk.reader import read_frame
 from stackd.errors import ConfigError, SetError
+from stackd.imaging.masters import NOTHING_KNOWN, Masters
 from stackd.jobs.align import Aligned, align
+from stackd.jobs.calibration import Limits, calibration_of
 from stackd.jobs.pictures import rank
 from stackd.jobs.training_request import SetFolders
 from stackd.network.halves import LEAST_FRAMES, WINDOW_PX, HalfSample, halves
-from stackd.settings import RestoreSettings
+from stackd.settings import RestoreSettings, SetSettings
 
 HELD_OUT_SHARE = 0.2
 MOST_SETS = 24  # the newest: the camera and the sky of today
@@ -31,11 +33,13 @@ SEEN_SHARE = 0.98  # of a window, in every frame
 
 @dataclass(frozen=True, slots=True)
 class RecordedSet:
-    """A finished set and where its frames lie; `sha256s` are those of the frames when it was restored."""
+    """A finished set and where its frames lie; `sha256s` are those of the frames when it was restored; `calibration`:
+    the darks, flats and biases that it was restored with."""
 
     name: str
     paths: tuple[Path, ...]
     sha256s: tuple[str, ...]
+    calibration: tuple[Path, ...] = ()
 
 
 def learnt_and_held_out(folders: SetFolders, seed: int) -> tuple[list[HalfSample], list[HalfSample]]:
@@ -68,15 +72,22 @@ def recorded_sets(folders: SetFolders) -> list[RecordedSet]:
         used = {row["sha256"] for row in manifest["inputs"] if row["used"]}
         frames = [frame for frame in manifest["job"]["frames"] if frame["sha256"] in used]
         paths = [_where(folders, folder.name, frame["path"]) for frame in frames]
+        calibration = [_in_place(folders, frame["path"]) for frame in manifest["job"].get("calibration", ())]
         if len(frames) < LEAST_FRAMES:
             logger.debug("{}: {} frames, too few for two halves", folder.name, len(frames))
-        elif None in paths:
+        elif None in paths or None in calibration:
             logger.warning("{} is left out: its frames are no longer where they were", folder.name)
         else:
-            sets.append(RecordedSet(folder.name, tuple(paths), tuple(frame["sha256"] for frame in frames)))
+            sha256s = tuple(frame["sha256"] for frame in frames)
+            sets.append(RecordedSet(folder.name, tuple(paths), sha256s, tuple(calibration)))
         if len(sets) == MOST_SETS:
             break
     return sorted(sets, key=lambda one: one.name)
+
+
+def _in_place(folders: SetFolders, path: str) -> Path | None:
+    """A calibration frame's file, which no archive takes away."""
+    return next((root / path for root in folders.frames if (root / path).is_file()), None)
 
 
 def _where(folders: SetFolders, set_name: str, path: str) -> Path | None:
@@ -88,8 +99,9 @@ def _where(folders: SetFolders, set_name: str, path: str) -> Path | None:
 def _samples_of(one: RecordedSet, seed: int) -> list[HalfSample]:
     """The samples of one set; none, with a warning, where it cannot be used."""
     try:
+        masters = _masters_of(one)
         frames = [_middle_of(_read(path, sha256)) for path, sha256 in zip(one.paths, one.sha256s)]
-        aligned = align(frames, aligned=False, progress=lambda step, share: None)
+        aligned = align(frames, aligned=False, progress=lambda step, share: None, masters=masters)
     except (SetError, OSError) as error:
         logger.warning("{} is left out: {}", one.name, error)
         return []
@@ -103,6 +115,16 @@ def _samples_of(one: RecordedSet, seed: int) -> list[HalfSample]:
         part = aligned.bands[band][:, *window]
         samples += halves(part, aligned.noise_adu[band], aligned.psfs, RestoreSettings().reject_kappa, gain)
     return samples
+
+
+def _masters_of(one: RecordedSet) -> Masters:
+    """What calibrates the middle of its frames, as it was calibrated when it was restored."""
+    if not one.calibration:
+        return NOTHING_KNOWN
+    light = _read(one.paths[0], one.sha256s[0])
+    limits = Limits(sys.maxsize, sys.maxsize, SetSettings().exposure_tolerance)
+    masters = calibration_of([str(path) for path in one.calibration], light, limits).masters
+    return masters.cut(*(_middle(size) for size in light.pixels.shape[-2:]))
 
 
 def _read(path: Path, sha256: str) -> Frame:

@@ -12,9 +12,8 @@ from stackd.disk.captures import write_capture
 from stackd.disk.frame import Frame
 from stackd.disk.reader import read_frame
 from stackd.imaging.camera import Night, calibration_frame
-from stackd.jobs.calibration import Calibration, calibration_of
-from stackd.records import FrameFacts, Job
-from stackd.settings import LimitsSettings, RestoreSettings
+from stackd.jobs.calibration import Calibration, Limits, calibration_of
+from stackd.records import FrameFacts
 
 SHAPE = (64, 80)
 FACTS = FrameFacts(SHAPE[1], SHAPE[0], 1, "uint16", exposure_s=60.0, gain=100.0, electrons_per_adu=1.0)
@@ -53,9 +52,7 @@ def take(tmp_path: Path, night: Night, rng: np.random.Generator) -> Take:
 @pytest.fixture
 def calibrate() -> Calibrate:
     def run(lights: Sequence[str], calibration: Sequence[str]) -> Calibration:
-        limits, restore = LimitsSettings().model_dump(), RestoreSettings().model_dump() | {"exposure_tolerance": 0.02}
-        job = Job("set", tuple(lights), "", restore, limits, "", calibration=tuple(calibration))
-        return calibration_of(job, read(lights), lambda: None)
+        return calibration_of(calibration, read(lights)[0], Limits(10**6, 10**7, 0.02))
 
     return run
 

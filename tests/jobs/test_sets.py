@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from stackd.disk.captures import write_capture
 from stackd.disk.frame import Frame
 from stackd.errors import ConfigError
 from stackd.imaging import camera, skies
+from stackd.imaging.masters import NOTHING_KNOWN
 from stackd.jobs import golden, honesty, judging, sets, training, training_loop
 from stackd.jobs.training import train
 from stackd.jobs.training_request import SetFolders, TrainingRequest
@@ -39,7 +40,9 @@ def captures(folder: Path, seed: int) -> list[Path]:
     return paths
 
 
-def finish(folders: SetFolders, name: str, paths: list[Path], *, used: int = FRAMES) -> None:
+def finish(
+    folders: SetFolders, name: str, paths: list[Path], *, used: int = FRAMES, calibration: Sequence[Path] = ()
+) -> None:
     """What the outbox keeps of a set."""
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     frames = [
@@ -48,6 +51,7 @@ def finish(folders: SetFolders, name: str, paths: list[Path], *, used: int = FRA
     ]
     inputs = [{"file": p.name, "sha256": d, "used": k < used} for k, (p, d) in enumerate(zip(paths, digests))]
     job = {"set": name, "identity": name, "digest": name, "attempt": 1, "frames": frames}
+    job["calibration"] = [{"path": str(path.relative_to(folders.frames[0]))} for path in calibration]
     (folders.outbox / name).mkdir(parents=True)
     (folders.outbox / name / "result.json").write_text(json.dumps({"inputs": inputs, "job": job}))
 
@@ -90,6 +94,30 @@ def test_one_set_is_held_out(folders: SetFolders) -> None:
         assert sample.other.shape == (halves.WINDOW_PX - 2 * halves.EDGE_PX,) * 2
         assert np.isfinite(sample.bank).all()
         assert np.isfinite(sample.other).all()
+
+
+def test_sets_are_calibrated_as_they_were_when_they_were_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the same files, the middle of whose masters fits the middle of the frames; not at all without them."""
+    monkeypatch.setattr(sets, "MIDDLE_PX", 200)
+    folders = SetFolders(tmp_path / "outbox", (tmp_path / "inbox",))
+    pattern = np.random.default_rng(0).integers(300, 400, (SIZE_PX, SIZE_PX))
+    paths, darks = captures(tmp_path / "inbox/A", 3), tmp_path / "inbox/A/darks"
+    for number in range(2):
+        facts = FrameFacts(SIZE_PX, SIZE_PX, 1, "uint16", exposure_s=60.0, image_type="dark")
+        write_capture(darks / f"{number}.fits", pattern, facts)
+    finish(folders, "A", paths, calibration=sorted(darks.iterdir()))
+
+    [found] = sets.recorded_sets(folders)
+
+    assert found.calibration == tuple(sorted(darks.iterdir()))
+    masters, middle = sets._masters_of(found), slice(76, 276)
+    np.testing.assert_array_equal(masters.dark_adu, pattern[middle, middle])
+    assert masters.flat is None
+    assert sets._masters_of(replace(found, calibration=())) == NOTHING_KNOWN
+    found.calibration[0].unlink()
+    assert sets.recorded_sets(folders) == []
 
 
 def test_named_sets_alone_are_learnt_from(folders: SetFolders) -> None:
