@@ -152,3 +152,23 @@ def test_headline_names_unlike_exposures_only_in_sum() -> None:
     inputs = [{"used": True, "exposure_s": 60.0}, {"used": True, "exposure_s": 120.0}]
     content = {"inputs": inputs, "size": {"width_px": 10, "height_px": 5, "bands": 3}}
     assert headline_of(content) == ["2 of 2 frames", "3 min", "10 × 5 px, colour"]
+
+
+def test_what_calibrated_the_set_and_what_did_not_is_told(make_product: Make) -> None:
+    """Each reason once, names of files escaped; nothing of it without calibration frames."""
+    story = {
+        "used": [{"file": "darks/a.fits", "sha256": "0"}],
+        "left_out": [
+            {"file": "darks/<b>.fits", "reason": "its gain is 0, the lights' 100"},
+            {"file": "darks/c.fits", "reason": "its gain is 0, the lights' 100"},
+            {"file": "flats/f.fits", "reason": "is overexposed"},
+        ],
+    }
+
+    page = Page(render(make_product(calibration=story)))
+
+    text = re.sub(r"\s+", " ", page.text)
+    assert "1 used, 3 left out." in text
+    assert "darks/<b>.fits and 1 more: its gain is 0, the lights' 100" in text
+    assert "flats/f.fits: is overexposed" in text
+    assert "Darks, flats" not in Page(render(make_product())).text
