@@ -39,6 +39,7 @@ _TIFF_SAMPLES = frozenset({"uint8", "uint16", "int16", "uint32", "float16", "flo
 _NO_VENDOR = {f"is_{vendor}": False for vendor in ("lsm", "scanimage", "ndpi", "stk", "ome", "mmstack", "imagej")}
 _COPY_AGAIN = "copy it again"
 _BROKEN = "save it again from its source, or remove it"
+_TOO_LARGE = "raise limits.memory_mb if the file is in order, or remove it"
 _MOST_CHUNKS = 16_384  # of a PNG, and one more for each _CHUNK_BYTES of it
 _CHUNK_BYTES = 512
 # Sky and sensor noise keep real frames far from here; what unpacks to more, and to four times that as float32, is made
@@ -237,6 +238,8 @@ def _blaming_the_file() -> Iterator[None]:
         raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise SetError("has more pixels than limits.max_pixels", remedy="raise the limit or remove the file") from error
+    except MemoryError as error:  # a damaged file asks for any amount; a whole one may be too large for the limit
+        raise SetError("does not fit into the memory", remedy=_TOO_LARGE) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise

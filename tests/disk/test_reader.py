@@ -138,13 +138,15 @@ def test_facts_come_from_any_program_s_cards(write_fits: WriteFits) -> None:
         BINX=2,
         CVF=0.9,
         FRAMETYP="LIGHT",
+        CCDTEMP=-9.8,
+        CALSTAT="bd ",
     )
 
     facts = facts_of(path)
 
     assert (facts.target, facts.exposure_s, facts.filter) == ("M 31", 60.0, "Ha")
     assert (facts.camera, facts.gain, facts.binning, facts.electrons_per_adu) == ("ASI", 800.0, "2x2", 0.9)
-    assert facts.image_type == "light"
+    assert (facts.image_type, facts.temperature_c, facts.calibrated) == ("light", -9.8, "BD")
 
 
 @pytest.mark.parametrize("said", [-10.0, 0.0, 1e300, "nan", "inf"])
@@ -396,6 +398,21 @@ def test_what_the_disk_says_is_not_the_file_s_fault(tmp_path: Path, monkeypatch:
 
     with pytest.raises(OSError, match="input/output"):
         facts_of(path)
+
+
+def test_too_little_memory_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be either the file or the limit: both are named."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded("jpg", np.zeros((40, 30), np.uint8)))
+
+    def fail(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+
+    with pytest.raises(SetError, match="does not fit into the memory") as caught:
+        facts_of(path)
+    assert "limits.memory_mb" in caught.value.remedy
 
 
 def test_a_decoder_s_words_are_made_printable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
