@@ -53,7 +53,10 @@ def _calibration_of_set(found: Found, settings: Settings, runner: SerialRunner) 
     plan = plan_for(found.frames[0][1], facts, exposure_tolerance=settings.set.exposure_tolerance)
     counts = {"darks": plan.darks, "flats": plan.flats, "darks of the flats": plan.flat_darks, "biases": plan.biases}
     served = ", ".join(f"{len(paths)} {words}" for words, paths in counts.items() if paths)
-    return in_words([*bad, *plan.left_out]), [f"calibrated by {served}"] if served else []
+    return in_words([*bad, *plan.left_out]), [
+        *in_words(plan.needless),
+        *([f"calibrated by {served}"] if served else []),
+    ]
 
 
 def _config_problems(config: Path | None) -> Iterator[str]:

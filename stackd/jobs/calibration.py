@@ -55,7 +55,7 @@ def calibration_of(
         return Calibration()
     reader = _Reader(limits, light, progress)
     plan = plan_for(light.facts, reader.facts_of(paths), exposure_tolerance=limits.exposure_tolerance)
-    reader.left_out += plan.left_out
+    reader.left_out += [*plan.left_out, *plan.needless]
     bias, dark = mean_frame(reader.read(plan.biases)), mean_frame(reader.read(plan.darks))
     if dark is not None and bias is not None and _lacks_offset(dark, bias):
         dark += bias
@@ -117,11 +117,11 @@ class _Reader:
             yield image
 
     def _in_unit_of_lights(self, path: str) -> Frame:
-        light = self._light
+        """Masters of other programs may be brought to 0..1; lights that are calibrated here are the camera's counts."""
         frame = read_frame(Path(path), self._limits.max_pixels, self._limits.max_bytes)
-        if frame.pixels.shape != light.pixels.shape:
+        if frame.pixels.shape != self._light.pixels.shape:
             raise SetError("holds planes of another number than the lights")
-        factor = frame.adu_per_unit / light.adu_per_unit
+        factor = frame.adu_per_unit
         if factor == 1:
             return frame
         return replace(frame, pixels=frame.pixels * np.float32(factor), saturation_adu=frame.saturation_adu * factor)

@@ -22,8 +22,8 @@ NamedFacts = tuple[str, FrameFacts]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be combined, by paths. `left_out` are pairs of path and reason; `remarks` tell of folders of which
-    nothing can be used."""
+    """What is to be combined, by paths. `left_out` and `needless` are pairs of path and reason: what does not fit the
+    lights, and what would, had they not been calibrated before. `remarks` tell of folders of which nothing fits."""
 
     darks: tuple[str, ...] = ()
     dark_scale: float = 1.0  # of what gathers in a dark until it is as long as a light; not 1 only beside biases
@@ -32,6 +32,7 @@ class Plan:
     flats: tuple[str, ...] = ()
     flat_darks: tuple[str, ...] = ()  # darks as long as the flats
     left_out: tuple[tuple[str, str], ...] = ()
+    needless: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -48,11 +49,16 @@ def folder_of(path: str) -> str:
 
 def plan_for(light: FrameFacts, found: Sequence[NamedFacts], *, exposure_tolerance: float) -> Plan:
     """What of the calibration frames found by a set of such lights calibrates them."""
+    if reason := _why_none(light):
+        return Plan(needless=tuple((path, reason) for path, _ in found))
     reasons: dict[str, str] = {}
+    needless: dict[str, str] = {}
     fitting: dict[str, list[NamedFacts]] = {folder: [] for folder in KINDS}
     for path, facts in found:
         folder = folder_of(path)
-        if reason := _why_not(KINDS[folder], facts, light):
+        if folder == "flats" and "F" in light.calibrated:
+            needless[path] = _calibrated(light)
+        elif reason := _why_not(KINDS[folder], facts, light):
             reasons[path] = reason
         else:
             fitting[folder].append((path, facts))
@@ -61,16 +67,20 @@ def plan_for(light: FrameFacts, found: Sequence[NamedFacts], *, exposure_toleran
     darks, scale = _darks(fitting["darks"], light, bool(biases), exposure_tolerance)
     others = [one for one in fitting["darks"] if one not in darks]
     flat_darks = _as_long_as(others, [facts for _, facts in flats])
-    reasons |= {path: _why_no_dark(facts, light) for path, facts in others if (path, facts) not in flat_darks}
+    for path, facts in others:
+        if (path, facts) not in flat_darks and "D" in light.calibrated:
+            needless[path] = _calibrated(light)
+        elif (path, facts) not in flat_darks:
+            reasons[path] = f"is of {facts.exposure_s:g} s, the lights of {light.exposure_s:g} s"
     if flats and (reason := _why_no_flats(light, flats, bool(darks or biases), bool(flat_darks))):
         reasons |= {path: reason for path, _ in flats}
         flats, flat_darks = [], []
     if not ((for_lights and not darks) or scale != 1 or (flats and not flat_darks)):
-        reasons |= {path: _calibrated(light) for path, _ in biases if not for_lights}
+        needless |= {path: _calibrated(light) for path, _ in biases if not for_lights}
         biases = []
     return Plan(
         _paths(darks), scale, _paths(biases), for_lights, _paths(flats), _paths(flat_darks),
-        tuple(sorted(reasons.items())), _remarks([path for path, _ in found], reasons),
+        tuple(sorted(reasons.items())), tuple(sorted(needless.items())), _remarks([path for path, _ in found], reasons),
     )  # fmt: skip
 
 
@@ -85,14 +95,19 @@ _AGREE: tuple[tuple[str, Callable[[FrameFacts], Hashable], Callable[[FrameFacts]
 _FILTER = ("filter", lambda f: same_word(f.filter), lambda f: str(f.filter))
 
 
+def _why_none(light: FrameFacts) -> str:
+    """Why nothing calibrates such lights, whatever it is; "" where something may."""
+    if light.sample_type == "uint8":
+        return "the lights are of 8 bits and not linear, so nothing can be taken out of them"
+    if light.sample_type.startswith("float"):
+        return "the lights are real numbers, which calibration programs write, so nothing is taken out of them again"
+    return ""
+
+
 def _why_not(kind: str, facts: FrameFacts, light: FrameFacts) -> str:
     """Why a frame cannot calibrate such lights; "" if it can."""
-    if light.sample_type == "uint8":
-        return "8-bit pictures are not linear, so nothing can be taken out of them"
     if facts.image_type not in ("light", kind):  # a header that says nothing counts as a light's
         return f"is a {facts.image_type} frame by its header"
-    if kind == "flat" and "F" in light.calibrated:
-        return _calibrated(light)
     for title, value_of, words_of in (*_AGREE, _FILTER) if kind == "flat" else _AGREE:
         mine, theirs = value_of(facts), value_of(light)
         if mine is not None and theirs is not None and mine != theirs:
@@ -105,12 +120,6 @@ def _why_not(kind: str, facts: FrameFacts, light: FrameFacts) -> str:
 
 def _calibrated(light: FrameFacts) -> str:
     return f"the lights are calibrated already (CALSTAT = {light.calibrated!r})"
-
-
-def _why_no_dark(facts: FrameFacts, light: FrameFacts) -> str:
-    if "D" in light.calibrated:
-        return _calibrated(light)
-    return f"is of {facts.exposure_s:g} s, the lights of {light.exposure_s:g} s"
 
 
 def _darks(
@@ -141,7 +150,7 @@ def _is_as_long(facts: FrameFacts, exposure_s: float | None, tolerance: float) -
 
 def _why_no_flats(light: FrameFacts, flats: Sequence[NamedFacts], darks: bool, flat_darks: bool) -> str:
     """Dividing by a flat is right for light alone: both the lights' offset and the flats' have to be known."""
-    of_lights = darks or _knows_offset(light)
+    of_lights = darks or _has_no_offset(light)
     of_flats = darks or flat_darks or all(_knows_offset(facts) for _, facts in flats)
     return "" if of_lights and of_flats else "without darks or biases nobody can tell light from the camera's offset"
 

@@ -100,7 +100,6 @@ def test_flats_need_something_that_tells_the_offset() -> None:
 
     assert dict(plan(("flats/f", FLAT)).left_out) == {"/inbox/M31/flats/f": words}
     assert plan(("flats/f", FLAT), ("darks/d", DARK)).flats
-    assert plan(("flats/f", FLAT), light=replace(LIGHT, sample_type="float32")).flats == ()
     assert plan(("flats/f", replace(FLAT, sample_type="float32")), light=replace(LIGHT, calibrated="BD")).flats
     # a camera's raw files lose their offset as they are read
     assert plan(("flats/f", replace(FLAT, calibrated="B")), light=replace(LIGHT, calibrated="B")).flats
@@ -113,7 +112,9 @@ def test_calibrated_lights_are_not_calibrated_twice() -> None:
     half = plan(*frames, light=replace(LIGHT, calibrated="BD"))
 
     assert (twice.darks, twice.flats, twice.biases) == ((), (), ())
-    assert all("calibrated already (CALSTAT = 'BDF')" in reason for _, reason in twice.left_out)
+    assert all("calibrated already (CALSTAT = 'BDF')" in reason for _, reason in twice.needless)
+    assert len(twice.needless) == 3
+    assert twice.remarks == twice.left_out == ()
     assert (half.darks, short(half.flats), short(half.biases)) == ((), ["flats/f"], ["biases/b"])
     assert not half.biases_for_lights
 
@@ -129,9 +130,11 @@ def test_raw_files_have_lost_the_same_offset_all_of_them() -> None:
     assert not plan(("biases/b", BIAS), light=light).biases
 
 
-def test_pictures_of_8_bits_are_left_as_they_are() -> None:
-    """A JPEG's numbers are no amounts of light."""
-    found = plan(("darks/d", replace(DARK, sample_type="uint8")), light=replace(LIGHT, sample_type="uint8"))
+@pytest.mark.parametrize(("samples", "words"), [("uint8", "not linear"), ("float32", "real numbers")])
+def test_some_lights_are_left_as_they_are(samples: str, words: str) -> None:
+    """A JPEG's numbers are no amounts of light; real numbers come from programs that calibrate."""
+    found = plan(("darks/d", DARK), ("flats/f", FLAT), ("biases/b", BIAS), light=replace(LIGHT, sample_type=samples))
 
-    assert found.darks == ()
-    assert "not linear" in found.remarks[0]
+    assert (found.darks, found.flats, found.biases, found.remarks) == ((), (), (), ())
+    assert len(found.needless) == 3
+    assert all(words in reason for _, reason in found.needless)
