@@ -147,7 +147,7 @@ def _facts(kind: Kind, shape: tuple[int, ...], number: int) -> FrameFacts:
         width_px=shape[-1], height_px=shape[-2], bands=1, sample_type="uint16", target=kind.name, filter="L",
         exposure_s=EXPOSURE_S, gain=100.0, binning="1x1", camera="stackd simulator", bayer=kind.night.bayer or None,
         taken_at=f"2019-03-08T22:{minutes:02d}:{math.floor(seconds):02d}.000",
-        electrons_per_adu=kind.night.electrons_per_adu,
+        electrons_per_adu=kind.night.electrons_per_adu, image_type="light",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from stackd.disk import model_store, models, outbox
 from stackd.disk.lock import NETWORK_FILESYSTEMS, filesystem_of
 from stackd.errors import ModelError, StackdError
-from stackd.jobs.calibration_plan import in_words, plan_for
+from stackd.jobs.calibration_plan import Seen, plan_for, sentences
 from stackd.jobs.runner import SerialRunner
 from stackd.jobs.worker import Work
 from stackd.records import FrameFacts
@@ -43,20 +43,20 @@ def problems_of_set(path: Path, settings: Settings) -> tuple[list[str], list[str
 
 
 def _calibration_of_set(found: Found, settings: Settings, runner: SerialRunner) -> tuple[list[str], list[str]]:
-    """What is wrong with the darks, flats and biases beside a set, and how many of them serve."""
-    if not found.calibration or not found.frames:
+    """What is wrong with a set's own darks, flats and biases; how many serve, and which of all sets' do not."""
+    paths = (*found.own_calibration, *found.shared_calibration)
+    if not paths or not found.frames:
         return [], []
-    runner.probe(found.calibration, settings.limits.model_dump())
-    seen = list(runner.probed())
-    facts = [(one.path, one.found) for one in seen if isinstance(one.found, FrameFacts)]
-    bad = [(one.path, one.found.reason) for one in seen if not isinstance(one.found, FrameFacts)]
-    plan = plan_for(found.frames[0][1], facts, exposure_tolerance=settings.set.exposure_tolerance)
-    counts = {"darks": plan.darks, "flats": plan.flats, "darks of the flats": plan.flat_darks, "biases": plan.biases}
-    served = ", ".join(f"{len(paths)} {words}" for words, paths in counts.items() if paths)
-    return in_words([*bad, *plan.left_out]), [
-        *in_words(plan.needless),
-        *([f"calibrated by {served}"] if served else []),
-    ]
+    runner.probe(paths, settings.limits.model_dump())
+    looked = {one.path: one.found for one in runner.probed()}
+    own = set(found.own_calibration)
+    seen = [Seen(path, facts, path in own) for path, facts in looked.items() if isinstance(facts, FrameFacts)]
+    bad = [(path, facts.reason) for path, facts in looked.items() if not isinstance(facts, FrameFacts)]
+    plan = plan_for(found.frames[0][1], seen, exposure_tolerance=settings.set.exposure_tolerance)
+    served = ", ".join(f"{len(paths)} {words}" for words, paths in plan.used.items() if paths)
+    misfits = [*bad, *plan.left_out]
+    remarks = sentences([one for one in misfits if one[0] not in own] + list(plan.needless))
+    return sentences(one for one in misfits if one[0] in own), [*remarks, f"calibrated by {served or 'nothing'}"]
 
 
 def _config_problems(config: Path | None) -> Iterator[str]:

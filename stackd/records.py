@@ -44,10 +44,14 @@ class FrameFacts:
     taken_at: str | None = None  # start of the exposure, ISO 8601, UTC
     bayer: str | None = None  # pattern from the array's row 0 on: "RGGB", "GRBG", "GBRG", "BGGR"
     bottom_up: bool = False  # row 0 of the array is the bottom of the picture (ROWORDER)
-    image_type: str = "light"  # light, dark, flat or bias
+    image_type: str = ""  # light, dark, flat or bias; "": not said, as of most lights
     electrons_per_adu: float | None = None
     temperature_c: float | None = None  # of the sensor
     calibrated: str = ""  # letters of CALSTAT: B, D and F for a bias, a dark and a flat that were taken out
+
+    @property
+    def is_light(self) -> bool:
+        return self.image_type in ("", "light")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,10 @@ class Job:
     config_sha256: str = ""
     aligned: bool = False
     attempt: int = 1
-    calibration: tuple[str, ...] = ()  # absolute: darks, flats and biases, each told by its folder's name
+    own_calibration: tuple[
+        str, ...
+    ] = ()  # absolute: darks, flats and biases in the set's folder, told by their folders
+    shared_calibration: tuple[str, ...] = ()  # the same of all sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +104,9 @@ class Report:
     retry: bool = False
     cause: str = ""
     sha256s: tuple[str, ...] = ()  # of the frames, in the job's order; empty if they were not read
-    calibration_sha256s: tuple[str, ...] = ()  # of the darks, flats and biases, in the job's order
+    calibration_sha256s: tuple[str, ...] = ()  # of the set's own darks, flats and biases, as far as they can be read
 
     @property
     def contents(self) -> tuple[str, ...]:
-        """All that the work began with: the same frames with other darks are another set."""
+        """What the set is: the same frames with other darks in their folder are another one."""
         return self.sha256s + self.calibration_sha256s

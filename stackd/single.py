@@ -5,7 +5,7 @@ restored in this process. The result appears by one rename, as in the outbox.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stackd.disk import models, outbox
 from stackd.disk.inbox import scan
 from stackd.errors import ConfigError, ModelError, OutputError, SetError
 from stackd.jobs.delivery import what_to_restore
-from stackd.jobs.grouping import FrameOf, calibration_by_home, calibration_for, in_order
+from stackd.jobs.grouping import FrameOf, in_order
 from stackd.jobs.runner import OnProgress, SerialRunner
 from stackd.jobs.validate import problems_of
 from stackd.jobs.worker import Work
@@ -31,7 +31,8 @@ class Found:
     frames: tuple[FrameOf, ...]  # in order of time
     problems: tuple[SetError, ...]
     left_out: tuple[str, ...]  # calibration frames among the lights of a folder
-    calibration: tuple[str, ...]  # absolute: darks, flats and biases in folders of their own
+    own_calibration: tuple[str, ...]  # absolute: darks, flats and biases in the named folders
+    shared_calibration: tuple[str, ...]  # and in the inbox, where a folder lies there
 
 
 def find_frames(paths: Sequence[Path], settings: Settings, runner: SerialRunner) -> Found:
@@ -43,7 +44,7 @@ def find_frames(paths: Sequence[Path], settings: Settings, runner: SerialRunner)
     left_out: list[str] = []
     for probed in runner.probed():
         path, found = Path(probed.path), probed.found
-        if isinstance(found, FrameFacts) and found.image_type != "light" and path.parent in folders:
+        if isinstance(found, FrameFacts) and not found.is_light and path.parent in folders:
             left_out.append(f"{path}: a {found.image_type} frame; sets are made of lights")
         elif isinstance(found, FrameFacts):
             frames.append((Sighting(probed.path, path.stat().st_size, path.stat().st_mtime_ns, 0), found))
@@ -54,7 +55,7 @@ def find_frames(paths: Sequence[Path], settings: Settings, runner: SerialRunner)
         named = [(Path(sighting.path).name, facts) for sighting, facts in ordered]
         wrong = problems_of(named, exposure_tolerance=settings.set.exposure_tolerance)
         problems += [SetError(words) for words in wrong]
-    return Found(tuple(ordered), tuple(problems), tuple(left_out), tuple(_calibration(paths, settings)))
+    return Found(tuple(ordered), tuple(problems), tuple(left_out), *_calibration(paths, settings))
 
 
 def restore(
@@ -110,13 +111,14 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(file.absolute() for file in files))
 
 
-def _calibration(paths: Sequence[Path], settings: Settings) -> Iterator[str]:
-    """What calibrates the frames of the named folders; one in the inbox has all sets' darks, flats and biases, too."""
-    inbox = settings.folders.inbox.absolute()
-    for path in (path.absolute() for path in paths if path.is_dir()):
-        home, name = (inbox, path.name) if path.parent == inbox else (path, "")
-        chosen = calibration_for(name, calibration_by_home(scan(home).calibration))
-        yield from (str(home / sighting.path) for sighting in chosen)
+def _calibration(paths: Sequence[Path], settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What calibrates the frames of the named folders: what lies in them and, of those in the inbox, all sets' own."""
+    inbox = settings.folders.inbox.resolve()
+    folders = dict.fromkeys(path.resolve() for path in paths if path.is_dir())
+    own = [str(home / one.path) for home in folders for one in scan(home).calibration if one.path.count("/") == 1]
+    shares = any(home.parent == inbox for home in folders)
+    shared = [str(inbox / one.path) for one in scan(inbox).calibration if one.path.count("/") == 1] if shares else []
+    return tuple(own), tuple(shared)
 
 
 def _job(found: Found, out: Path, staging: Path, settings: Settings, *, aligned: bool) -> Job:
@@ -131,7 +133,8 @@ def _job(found: Found, out: Path, staging: Path, settings: Settings, *, aligned:
         model=model,
         config_sha256=settings.digest(),
         aligned=aligned,
-        calibration=found.calibration,
+        own_calibration=found.own_calibration,
+        shared_calibration=found.shared_calibration,
     )
 
 

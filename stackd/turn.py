@@ -17,7 +17,7 @@ from stackd.disk.inbox import Ignored, Listing, scan
 from stackd.disk.ledger import DONE, DUPLICATE, QUARANTINED, Ledger
 from stackd.errors import ModelError, OutputError
 from stackd.jobs import archive
-from stackd.jobs.assembly import Assembler, Assembly, Problem, Rules
+from stackd.jobs.assembly import CALIBRATION_SETTLES, Assembler, Assembly, Problem, Rules
 from stackd.jobs.delivery import Claim, Delivery, Outcome
 from stackd.jobs.grouping import calibration_by_home, calibration_for
 from stackd.jobs.runner import Runner
@@ -213,7 +213,8 @@ class Turn:
 
     def _quick_until_s(self) -> float:
         """So long after the last change in the inbox some file may be about to settle."""
-        return 1.5 * self.settings.set.settle_s + 2 * QUICK_SCAN_S
+        settles = CALIBRATION_SETTLES if self.listing.calibration else 1
+        return 1.5 * settles * self.settings.set.settle_s + 2 * QUICK_SCAN_S
 
     def _assemble(self, now_s: float) -> None:
         there = set(self.listing.sightings)
@@ -263,8 +264,8 @@ class Turn:
             return
         homes = calibration_by_home(self.listing.calibration)
         for capture_set in self.assembly.complete:
-            calibration = calibration_for(capture_set.folder, homes)
-            self.claimed = self._delivery.claim(capture_set, model, calibration)
+            own, shared = calibration_for(capture_set.folder, homes)
+            self.claimed = self._delivery.claim(capture_set, model, own, shared)
             if self.claimed is not None:
                 self.runner.submit(self.claimed.job)
                 if self._paused_for:

@@ -188,6 +188,7 @@ def test_check_says_what_calibrates_a_set_and_what_does_not(call: Callable[..., 
         write_capture(here / "inbox/M31/darks" / f"{n}.fits", 20 + n, IMAGETYP="Dark", GAIN=100)
         write_capture(here / "inbox/biases" / f"{n}.fits", 30 + n, IMAGETYP="Bias", GAIN=100)
         write_capture(here / "inbox/flats" / f"{n}.fits", 40 + n, IMAGETYP="Flat", GAIN=100)
+    write_capture(here / "inbox/flats/blue.fits", 45, IMAGETYP="Flat", GAIN=50)
     good = call("check", "inbox/M31")
     for n in range(2):
         write_capture(here / "inbox/M31/darks" / f"wrong{n}.fits", 50 + n, IMAGETYP="Dark", GAIN=0)
@@ -195,11 +196,12 @@ def test_check_says_what_calibrates_a_set_and_what_does_not(call: Callable[..., 
     bad = call("check", "inbox/M31")
 
     assert good.exit_code == 0
-    assert "calibrated by 3 darks, 3 flats, 3 biases\n" in good.stdout
+    assert "calibrated by 3 darks, 3 biases, 3 flats\n" in good.stdout
     assert bad.exit_code == 1
-    assert "darks/: 2 of its frames cannot be used: its gain is 0, the lights' 100\n" in bad.stdout
-    assert "darks/: 1 of its frames cannot be used: is not a FITS" in bad.stdout
+    assert "darks/wrong0.fits and 1 more: its gain is 0, the lights' 100\n" in bad.stdout
+    assert "darks/text.fits: is not a FITS" in bad.stdout
     assert "calibrated by 3 darks" in bad.stdout
+    assert "flats/blue.fits: its gain is 50, the lights' 100\n" in good.stdout  # of all sets: no problem of this one
     (here / "inbox/M31").rename(here / "elsewhere")
     assert "flats" not in call("check", "elsewhere").stdout
 

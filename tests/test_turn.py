@@ -13,6 +13,7 @@ from loguru import logger
 from standin import WORK, write_frame
 
 from stackd.disk import outbox
+from stackd.disk.inbox import read_once
 from stackd.disk.ledger import DONE, DUPLICATE, QUARANTINED, RETRY, RUNNING, Ledger
 from stackd.errors import OutputError
 from stackd.jobs.delivery import Delivery, try_again
@@ -595,8 +596,8 @@ def test_a_set_is_calibrated_by_its_own_darks_else_by_those_of_all_sets(tmp_path
     house.pass_time(30)
 
     calibrated = {name: house.result(name)["calibrated_by"] for name in house.published()}
-    assert calibrated.pop("M31") == ["darks/own.fits", "flats/all.fits"]
-    assert list(calibrated.values()) == [["darks/all.fits", "flats/all.fits"]]
+    assert calibrated.pop("M31") == [["darks/own.fits"], ["darks/all.fits", "flats/all.fits"]]
+    assert list(calibrated.values()) == [[[], ["darks/all.fits", "flats/all.fits"]]]
 
 
 def test_a_set_waits_for_darks_that_still_arrive(tmp_path: Path) -> None:
@@ -604,13 +605,30 @@ def test_a_set_waits_for_darks_that_still_arrive(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.drop("M31")
     house.pass_time(4)
-    for number in range(6):  # one every three seconds, so that the last settles after 20
+    for number in range(6):
         write_frame(tmp_path / "inbox/M31/darks" / f"{number}.fits", number)
         assert house.pass_time(3) == []
 
     assert "darks/" in house.turn.assembly.waiting[0].reason
-    assert house.pass_time(15) == ["M31 done"]
-    assert len(house.result("M31")["calibrated_by"]) == 6
+    assert house.pass_time(25) == ["M31 done"]
+    assert len(house.result("M31")["calibrated_by"][0]) == 6
+
+
+def test_darks_that_are_taken_one_after_the_other_are_waited_for(tmp_path: Path) -> None:
+    """Twice as long as the last one took: a set is not begun again with each."""
+    house = House(tmp_path)
+    second = tmp_path / "inbox/M31/darks/1.fits"
+    house.drop("M31", do="drop", until=str(second))
+    write_frame(second.with_name("0.fits"), 50)
+
+    said = house.pass_time(20)  # begun with the first one when that has settled, and the second comes meanwhile
+    assert said == ["M31 handed back"]
+    assert house.pass_time(18) == []
+    assert "darks/1.fits has just come, and more may follow" in house.turn.assembly.waiting[0].reason
+    write_frame(second.with_name("2.fits"), 51)
+    assert house.pass_time(40) == []
+    assert house.pass_time(30) == ["M31 done"]
+    assert len(house.result("M31")["calibrated_by"][0]) == 3
 
 
 def test_darks_that_come_while_a_set_is_at_work_are_not_missed(tmp_path: Path) -> None:
@@ -626,16 +644,18 @@ def test_darks_that_come_while_a_set_is_at_work_are_not_missed(tmp_path: Path) -
 
     assert said.count("M31 handed back") == 1
     assert said.count("M33 handed back") == 0
-    assert "darks/d.fits" in house.result("M31")["calibrated_by"]
+    assert "darks/d.fits" in house.result("M31")["calibrated_by"][0]
     assert house.result("M31")["attempt"] == 1
     assert house.published() == ["M31", "M33"]
 
 
 def test_the_same_frames_with_other_darks_are_another_set(tmp_path: Path) -> None:
-    """Restored once without darks, a copy of the folder with darks in it is no repetition."""
+    """Restored once without darks, a copy of the folder with darks in it is no repetition; what changes among those of
+    all sets makes no old set a new one."""
     house = House(tmp_path)
     house.drop("M31")
     house.pass_time(20)
+    write_frame(tmp_path / "inbox/darks/all.fits", 60)
     shutil.copytree(tmp_path / "inbox/M31", tmp_path / "inbox/again")
     shutil.copytree(tmp_path / "inbox/M31", tmp_path / "inbox/with darks")
     write_frame(tmp_path / "inbox/with darks/darks/d.fits", 50)
@@ -643,12 +663,19 @@ def test_the_same_frames_with_other_darks_are_another_set(tmp_path: Path) -> Non
     assert sorted(house.pass_time(40)) == ["again duplicate", "with darks done"]
 
 
-def test_a_dark_that_is_no_file_to_read_costs_nothing(tmp_path: Path) -> None:
-    """A giant is left to the work to leave out."""
+def test_a_dark_that_is_no_file_to_read_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A giant, or one that the disk refuses, is left to the work to leave out."""
     house = House(tmp_path, limits__max_file_mb=1)
+
+    def refusing(path: Path, max_bytes: int) -> tuple[bytes, str]:
+        if path.name == "refused.fits":
+            raise OSError(errno.EIO, "input/output error", str(path))
+        return read_once(path, max_bytes)
+
+    monkeypatch.setattr("stackd.jobs.worker.read_once", refusing)
+    write_frame(tmp_path / "inbox/M31/darks/refused.fits", 50)
     house.drop("M31")
     giant = tmp_path / "inbox/M31/darks/d.fits"
-    giant.parent.mkdir()
     giant.write_bytes(bytes(2 << 20))
 
-    assert house.pass_time(20) == ["M31 done"]
+    assert house.pass_time(30) == ["M31 done"]

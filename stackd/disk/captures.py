@@ -56,7 +56,7 @@ def _values(facts: FrameFacts) -> dict[str, Any]:
     """A value for each of CARDS, None for what the facts do not say."""
     across, down = (int(n) for n in facts.binning.split("x")) if facts.binning else (None, None)
     values = (
-        f"{facts.image_type.capitalize()} Frame",
+        f"{facts.image_type.capitalize()} Frame" if facts.image_type else None,
         facts.target, facts.filter, facts.exposure_s, facts.taken_at, facts.camera, facts.gain,
         facts.electrons_per_adu, facts.temperature_c, facts.calibrated or None, across, down, facts.bayer,
         "BOTTOM-UP" if facts.bottom_up else "TOP-DOWN",

@@ -24,7 +24,10 @@ RAW_SUFFIXES = frozenset(
 )
 TWIN_SUFFIXES = frozenset({".jpg", ".jpeg"})  # of what a camera saves beside a raw file
 CAPTURE_SUFFIXES = RAW_SUFFIXES | {".fit", ".fits", ".fts", ".tif", ".tiff", ".png", ".jpg", ".jpeg"}
-CALIBRATION_FOLDERS = frozenset({"darks", "flats", "biases"})
+CALIBRATION_FOLDERS = {  # in small letters -> what lies in them; flats have darks of their own length
+    "darks": "dark", "dark": "dark", "flatdarks": "dark", "darkflats": "dark",
+    "flats": "flat", "flat": "flat", "biases": "bias", "bias": "bias",
+}  # fmt: skip
 
 # Unfinished copies of browsers, Syncthing and live stackers; ASTAP ends the names of used files with "_".
 _TEMPORARY_BEGINNINGS = ("~", "tmp")

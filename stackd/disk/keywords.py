@@ -100,8 +100,12 @@ def _binning(values: dict[str, Value]) -> str | None:
 
 
 def _image_type(text: str | None) -> str:
-    """light, dark, flat or bias, by substring: `Light Frame`, `DARK`, `Master Flat`. Flat darks are darks."""
-    said = (text or "").lower()
+    """light, dark, flat or bias, by substring: `Light Frame`, `DARK`, `Master Flat`. Flat darks are darks.
+
+    "" where the header is silent."""
+    if text is None:
+        return ""
+    said = text.lower()
     for kind, words in (("dark", ("dark",)), ("bias", ("bias", "offset", "zero")), ("flat", ("flat",))):
         if any(word in said for word in words):
             return kind

@@ -41,11 +41,12 @@ def find_loud_pixels(
     dark_adu: NDArray[np.float32], noise_adu: float, photon_gain: float, bayer: bool
 ) -> NDArray[np.bool_]:
     """Pixels, (H, W) or (3, H, W) as the master dark, whose own current is noisier than a frame is by itself: a dark
-    takes their level out, not their noise. `photon_gain` in electrons per unit."""
+    takes their level out, not their noise. `photon_gain` in electrons per unit. What stands out of the dark by no more
+    than its own noise does not count."""
     if dark_adu.ndim == 3:
         return np.stack([find_loud_pixels(band, noise_adu, photon_gain, False) for band in dark_adu])
     excess = _excess(np.nan_to_num(dark_adu, nan=float(np.nanmedian(dark_adu))), bayer)
-    return excess > photon_gain * noise_adu**2
+    return excess > max(photon_gain * noise_adu**2, DETECTION_SIGMA * _scatter(excess))
 
 
 def repair(image: NDArray[np.float32], hot: NDArray[np.bool_], bayer: bool) -> NDArray[np.float32]:

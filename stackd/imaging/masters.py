@@ -6,22 +6,24 @@ lights. Knows no files, no headers and not which frames belong together.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stackd.imaging.cells import cells_of, medians_of
-from stackd.imaging.quality import MAD_TO_SIGMA
+from stackd.imaging.quality import MAD_TO_SIGMA, pixel_noise, rounding_noise
 
 Image = NDArray[np.float32]
 TOGETHER = 8  # frames in memory at once, among which outliers are told
+LEAST_TOGETHER = 3
 KAPPA = 5.0
 STRIP_ROWS = 128
 BRIGHTEST_QUANTILE = 0.98
 BRIGHTEST_CELL_PX = 16
 LEAST_ANSWER = 0.1  # of the brightest part's; what sees less is left to the other frames
 ABOVE_ONE = 0.97  # a saturated pixel that is more sensitive than the brightest part comes out as much lower
+DARKEST_QUANTILE = 0.1
+OFFSET_SIGMA = 10.0  # of a bias's noise, from which on a camera's offset is one
 SITES = (np.s_[0::2, 0::2], np.s_[0::2, 1::2], np.s_[1::2, 0::2], np.s_[1::2, 1::2])  # of a mosaic
 
 
@@ -56,12 +58,20 @@ class Masters:
 NOTHING_KNOWN = Masters()
 
 
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Of darks or of biases. Frames of programs that calibrate, and of raw files, have lost the camera's offset."""
+
+    pixels: Image
+    has_offset: bool
+
+
 def mean_frame(frames: Iterable[Image]) -> Image | None:
-    """The mean of frames of one shape, without what stands out by 5 sigma among eight of them at a time (cosmic rays,
-    stars in flats of the twilight sky): memory does not grow with their number. None of no frames."""
+    """The mean of frames of one shape, without what stands out by 5 sigma among some eight of them at a time (cosmic
+    rays, stars in flats of the twilight sky): memory does not grow with their number. None of no frames."""
     total: NDArray[np.float64] | None = None
     count = 0
-    for together in _batches(iter(frames)):
+    for together in _batches(frames):
         mean = len(together) * _clipped_mean(together).astype(np.float64)
         total = mean if total is None else total + mean
         count += len(together)
@@ -69,22 +79,31 @@ def mean_frame(frames: Iterable[Image]) -> Image | None:
     return None if total is None else (total / count).astype(np.float32)
 
 
-def _batches(frames: Iterator[Image]) -> Iterator[list[Image]]:
-    for first in frames:
-        yield [first, *islice(frames, TOGETHER - 1)]
+def _batches(frames: Iterable[Image]) -> Iterator[list[Image]]:
+    """Of TOGETHER or fewer, never so few that none can be told for wild, unless there are no more in all."""
+    held: list[Image] = []
+    for frame in frames:
+        held.append(frame)
+        if len(held) == TOGETHER + LEAST_TOGETHER:
+            yield [held.pop(0) for _ in range(TOGETHER)]
+    if len(held) > TOGETHER:
+        yield [held.pop(0) for _ in range(len(held) // 2)]
+    if held:
+        yield held
 
 
 def _clipped_mean(frames: list[Image]) -> Image:
     """A pixel's own scatter counts where it is larger than the usual one: a hot pixel is loud in every frame."""
-    if len(frames) < 3:
+    if len(frames) < LEAST_TOGETHER:
         return np.mean(frames, axis=0, dtype=np.float32)
     mean = np.empty_like(frames[0])
+    least = rounding_noise(frames[0])  # of whole numbers half or more may be equal
     for top in range(0, mean.shape[-2], STRIP_ROWS):
         strip = np.s_[..., top : top + STRIP_ROWS, :]
         samples = np.stack([frame[strip] for frame in frames])
         off = np.abs(samples - _median(samples))
-        own = _median(off)
-        far = off > KAPPA * MAD_TO_SIGMA * np.maximum(own, np.nanmedian(own))
+        own = MAD_TO_SIGMA * _median(off)
+        far = off > KAPPA * np.maximum(own, max(float(np.nanmedian(own)), least))
         mean[strip] = np.where(far, 0, samples).sum(0) / np.maximum((~far).sum(0), 1)
     return mean
 
@@ -96,10 +115,45 @@ def _median(samples: Image) -> Image:
     return np.where(np.isnan(ordered[-1]), np.float32(np.nan), middle)
 
 
-def evened(flat_adu: Image, dark_adu: Image | None) -> Image:
-    """A flat's light alone, its median 1: the sky at dusk fades from one to the next. Zero and less where it shows no
-    light."""
-    light = flat_adu if dark_adu is None else flat_adu - dark_adu
+def without_light(has_offset: bool, dark: Mean | None, bias: Mean | None, dark_scale: float = 1.0) -> Image | None:
+    """What a frame's pixels hold without light, if it `has_offset` and lasts `dark_scale` times as long as the dark.
+
+    Darks and biases may have lost the camera's offset where the frame has it, or the other way round. None where they
+    cannot tell.
+    """
+    offset = bias.pixels if bias is not None and bias.has_offset == has_offset else None
+    if dark is None:
+        return offset
+    if dark.has_offset == has_offset and dark_scale == 1:
+        return dark.pixels
+    current = dark.pixels if not dark.has_offset else None
+    if bias is not None and bias.has_offset == dark.has_offset:
+        current = dark.pixels - bias.pixels
+    if current is None:
+        return offset
+    gathered = np.float32(dark_scale) * current
+    if offset is not None:
+        return offset + gathered
+    return None if has_offset else gathered
+
+
+def offset_of(dark: Mean | None) -> np.float32 | None:
+    """About the camera's offset, from a dark of any length, for frames so bright that its current is nothing to them;
+    None where it has lost it."""
+    if dark is None or not dark.has_offset:
+        return None
+    return np.float32(np.nanquantile(dark.pixels[..., ::7, ::7], DARKEST_QUANTILE))
+
+
+def lacks_offset(dark: Image, bias: Image) -> bool:
+    """Whether a dark, as some programs keep their masters, holds what gathers in it alone, as a bias tells."""
+    offset = float(np.nanmedian(bias))
+    return offset > OFFSET_SIGMA * pixel_noise(_planes(bias)[0]) and float(np.nanmedian(dark)) < offset / 2
+
+
+def evened(flat_adu: Image, unlit_adu: Image | np.float32 | None) -> Image:
+    """A flat's light alone, its median 1: the sky at dusk fades from one to the next. Zero where it shows no light."""
+    light = flat_adu if unlit_adu is None else flat_adu - unlit_adu
     level = float(np.nanmedian(light))
     return light / np.float32(level) if level > 0 else np.zeros_like(light)
 

@@ -56,7 +56,7 @@ def account_for(
         single=_squeezed(aligned.single),
         reference_name=Path(reference.path).name, reference_cards=reference.cards,
         bottom_up=reference.facts.bottom_up, picture_input=not reference.cards,
-        calibration=calibration.story, calibrated=calibration.letters or reference.facts.calibrated,
+        calibration=calibration.story, calibrated=_letters(reference.facts.calibrated, calibration),
         frames=[{"file": Path(path).name} | rows[str(Path(path).absolute())] for path in job.paths],
         figures=figures,
         model=_model(restorer), network_used=picture.orientations > 0,
@@ -66,6 +66,11 @@ def account_for(
         config_sha256=job.config_sha256,
         started_at=started_and_finished_at[0], finished_at=started_and_finished_at[1],
     )  # fmt: skip
+
+
+def _letters(before: str, calibration: Calibration) -> str:
+    """CALSTAT of the result: what was taken out of the frames before, and here."""
+    return "".join(letter for letter in "BDF" if letter in before + calibration.letters)
 
 
 def _star_width_px(figures: dict[str, Any], picture: Picture, restorer: AnyRestorer | None, wanted_px: float) -> float:

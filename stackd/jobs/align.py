@@ -86,7 +86,6 @@ def align(
 
     Raises SetError where no two frames fit together.
     """
-    progress("calibrate", 0.0)
     bayer = frames[0].facts.bayer
     raw = [without_borders(frame.pixels) for frame in frames]
     black_shares = [share_at_black(pixels) for pixels in raw]

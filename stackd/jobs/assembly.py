@@ -10,6 +10,7 @@ knows only the two questions that it asks.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 
 from stackd.disk.inbox import Listing
@@ -28,6 +29,10 @@ from stackd.records import CaptureSet, FrameFacts, Sighting
 # A file shorter than its header declares has so many settle times to grow before it counts as broken.
 PATIENCE_SETTLES = 10
 UNSETTLED = "has still to settle"
+FOLLOWED = "has just come, and more may follow"
+# A calibration frame is not read before its set: it has so many settle times to be whole.
+CALIBRATION_SETTLES = 3
+LONGEST_GAP_S = 600.0  # that darks taken one after the other may be waited for
 
 
 class Past(Protocol):
@@ -101,7 +106,7 @@ class Assembler:
         outcome = Outcome(lambda name: past.named(name) > reopened[name], _folders_in(listing))
         homes = calibration_by_home(listing.calibration)
         for folder in sorted(piles):
-            calibrating = self._unsettled(calibration_for(folder, homes), now_s)
+            calibrating = self._unsettled(*calibration_for(folder, homes), now_s)
             for group in self._groups_of(folder, piles[folder]):
                 group.calibrating = calibrating
                 judge(group, self.rules, now_s, outcome)
@@ -127,9 +132,9 @@ class Assembler:
             if path in used_paths:
                 continue
             sighting, quiet_s = track.sighting, now_s - track.since_s
-            settled = self._has_settled(track, now_s)
+            settled = self._is_quiet(track, self.rules.settle_s, now_s)
             found = facts.get(sighting) if settled else None
-            if isinstance(found, FrameFacts) and found.image_type != "light":
+            if isinstance(found, FrameFacts) and not found.is_light:
                 unused.append(Unused(path, f"a {found.image_type} frame by its header; sets are made of lights"))
                 continue
             folder = path.rpartition("/")[0]
@@ -147,13 +152,22 @@ class Assembler:
                     needs_facts.append(sighting)
         return piles
 
-    def _has_settled(self, track: _Track, now_s: float) -> bool:
-        return track.scans >= 2 and now_s - track.since_s >= self.rules.settle_s
+    @staticmethod
+    def _is_quiet(track: _Track, for_s: float, now_s: float) -> bool:
+        return track.scans >= 2 and now_s - track.since_s >= for_s
 
-    def _unsettled(self, calibration: Iterable[Sighting], now_s: float) -> list[Pending]:
-        """Those that may still be arriving. They are read with the set, not before."""
-        paths = [one.path for one in calibration]
-        return [Pending(path, UNSETTLED) for path in paths if not self._has_settled(self._calibration[path], now_s)]
+    def _unsettled(self, own: Iterable[Sighting], shared: Iterable[Sighting], now_s: float) -> list[Pending]:
+        """Calibration frames that may still be arriving, and the set's newest while more may follow it: they are read
+        with the set, not before, and what comes later would have to begin it again."""
+        tracks = [self._calibration[one.path] for one in (*own, *shared)]
+        settle_s = CALIBRATION_SETTLES * self.rules.settle_s
+        pending = [Pending(one.sighting.path, UNSETTLED) for one in tracks if not self._is_quiet(one, settle_s, now_s)]
+        arrivals_s = sorted({self._calibration[one.path].since_s for one in own})
+        if pending or len(arrivals_s) < 2:
+            return pending
+        newest = max((self._calibration[one.path] for one in own), key=attrgetter("since_s"))
+        gap_s = min(2 * (arrivals_s[-1] - arrivals_s[-2]), LONGEST_GAP_S)
+        return [] if self._is_quiet(newest, gap_s, now_s) else [Pending(newest.sighting.path, FOLLOWED)]
 
     def _is_final(self, problem: Problem, quiet_s: float) -> bool:
         return not problem.passing and (problem.finished or quiet_s >= PATIENCE_SETTLES * self.rules.settle_s)

@@ -1,27 +1,47 @@
 """The masters of a set, from the files of its darks, flats and biases, and the story of how they came about.
 
 calibration_plan.py says what fits; here it is read, judged by its pixels and combined, a few frames in memory at a
-time. A calibration frame that cannot be used is left out with its reason: no set fails for it.
+time. A calibration frame that cannot be used is left out with its reason: no set fails for it. The last masters are
+kept: the sets of a night share theirs.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from loguru import logger
 
-from stackd.disk.frame import Frame, Image
+from stackd.disk.frame import FULL_SCALE_ADU, Frame, Image
 from stackd.disk.reader import read_facts, read_frame
 from stackd.errors import SetError
-from stackd.imaging.masters import NOTHING_KNOWN, Masters, answer_to_light, evened, mean_frame
+from stackd.imaging.masters import (
+    NOTHING_KNOWN,
+    Masters,
+    Mean,
+    answer_to_light,
+    evened,
+    lacks_offset,
+    mean_frame,
+    offset_of,
+    without_light,
+)
 from stackd.imaging.quality import measure_sky, pixel_noise
-from stackd.jobs.calibration_plan import NamedFacts, Plan, folder_of, plan_for
+from stackd.jobs.calibration_plan import Plan, Reasons, Seen, kind_of, plan_for, sentences
+from stackd.records import FrameFacts
 
 OVEREXPOSED = 0.9  # of the sensor's limit, by half of a flat's pixels
 DARKER_SIGMA = 3.0  # of its noise, that the lights' sky may lie below the master dark
-OFFSET_SIGMA = 10.0  # of a bias's noise, from which on a camera's offset is one
+LOUDER = 2.0  # than a light, that a master dark may be: a single dark is about as loud
+LEAST_NORMALISED_NOISE = 5e-3  # of full scale; numbers below 2 that are noisier are counts of a very dark dark
+KEPT_FACTS = 4000  # of calibration frames that were looked at before
+PLURALS = {"dark": "darks", "flat": "flats", "bias": "biases"}
+
+T = TypeVar("T")
+Stamp = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,141 +64,209 @@ class Limits:
     exposure_tolerance: float
 
 
-def calibration_of(
-    paths: Sequence[str], light: Frame, limits: Limits, progress: Callable[[], None] = lambda: None
-) -> Calibration:
+@dataclass(frozen=True, slots=True)
+class _Combined:
+    """Masters, as the plan wants them; `used`: paths and their sha256; `bad`: paths that could not be used, and why."""
+
+    masters: Masters
+    used: Reasons
+    bad: Reasons
+
+
+def calibration_of(own: Sequence[str], shared: Sequence[str], light: Frame, limits: Limits) -> Calibration:
     """What the darks, flats and biases at these paths make of a set with this light.
 
-    `progress` is called ever and again. Raises OSError where a disk fails.
+    `own`: those in the set's folder, which are used before those of all sets (`shared`); their misfits are warned of.
     """
-    if not paths:
+    if not own and not shared:
         return Calibration()
-    reader = _Reader(limits, light, progress)
-    plan = plan_for(light.facts, reader.facts_of(paths), exposure_tolerance=limits.exposure_tolerance)
-    reader.left_out += [*plan.left_out, *plan.needless]
-    bias, dark = mean_frame(reader.read(plan.biases)), mean_frame(reader.read(plan.darks))
-    if dark is not None and bias is not None and _lacks_offset(dark, bias):
-        dark += bias
-    unlit = _unlit(dark, bias, plan)
-    flat = _flat(plan, reader, dark if bias is None else bias, bool(light.facts.bayer))
-    warnings = list(plan.remarks)
-    if unlit is not None and (above_adu := _above_sky_adu(unlit, light.pixels)):
-        unlit = flat = None
-        warnings.append(
-            f"the lights' sky lies {above_adu:.0f} ADU below their darks (of another temperature or offset?): "
-            "this set is not calibrated"
+    found, bad = _seen(own, shared, limits)
+    plan = plan_for(light.facts, found, exposure_tolerance=limits.exposure_tolerance)
+    stamps = tuple(map(_stamp, _planned(plan)))
+    combined = _combined(plan, stamps, light.pixels.shape, bool(light.facts.bayer), limits)
+    masters, used, warnings = combined.masters, combined.used, []
+    if refusal := _why_no_good(masters, light):
+        masters, used = NOTHING_KNOWN, ()
+        warnings.append(f"{refusal}: this set is not calibrated")
+    letters = "" if masters.dark_adu is None else "D" if _serving(plan.darks, used) else "B"
+    letters += "F" if masters.flat is not None else ""
+    left_out = (*plan.left_out, *plan.needless, *bad, *combined.bad)
+    misfits = (*plan.left_out, *bad, *combined.bad)
+    for line in sentences(left_out):
+        logger.info("not calibrated by {}", line)
+    warnings += _kinds_without(own, used, misfits)
+    history = _history(plan, used) if letters else ()
+    return Calibration(masters, letters, _story(letters, plan, used, left_out), history, tuple(warnings))
+
+
+def _seen(own: Sequence[str], shared: Sequence[str], limits: Limits) -> tuple[list[Seen], Reasons]:
+    """(what each file's header says, files that cannot be read and why)."""
+    found: list[Seen] = []
+    bad: list[tuple[str, str]] = []
+    for path, is_own in [*((path, True) for path in own), *((path, False) for path in shared)]:
+        facts = _or_reason(lambda path=path: _facts(path, _stamp(path), limits.max_pixels, limits.max_bytes))
+        if isinstance(facts, FrameFacts):
+            found.append(Seen(path, facts, is_own))
+        else:
+            bad.append((path, facts))
+    return found, tuple(bad)
+
+
+@lru_cache(KEPT_FACTS)
+def _facts(path: str, stamp: Stamp, max_pixels: int, max_bytes: int) -> FrameFacts:
+    """A raw file is unpacked to be looked at: once is enough, as long as its `stamp` stays the same."""
+    return read_facts(Path(path), max_pixels, max_bytes)
+
+
+def _stamp(path: str) -> Stamp:
+    """What changes when a file does; None where it cannot be told."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _or_reason(look: Callable[[], T]) -> T | str:
+    """What `look` gives, or why a file cannot be used: whatever a disk or a parser has to say of it."""
+    try:
+        return look()
+    except SetError as error:
+        return error.reason
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as a stranger's light costs no night, a stranger's dark costs no set
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _planned(plan: Plan) -> list[str]:
+    return [path for paths in plan.used.values() for path in paths]
+
+
+@lru_cache(1)
+def _combined(plan: Plan, stamps: tuple[Stamp, ...], shape: tuple[int, ...], bayer: bool, limits: Limits) -> _Combined:
+    """The plan carried out, for lights of this shape; `stamps` tell whether its files are still the same."""
+    reader = _Reader(shape, limits)
+    bias = _mean(reader.read(plan.biases), "biases" in plan.with_offset)
+    dark = _mean(reader.read(plan.darks), "darks" in plan.with_offset)
+    flat_dark = _mean(reader.read(plan.flat_darks), "flat_darks" in plan.with_offset)
+    if bias is not None and bias.has_offset:
+        dark, flat_dark = (
+            replace(one, has_offset=False) if one and lacks_offset(one.pixels, bias.pixels) else one
+            for one in (dark, flat_dark)
         )
-    letters = ("" if unlit is None else "B" if dark is None else "D") + ("" if flat is None else "F")
-    for path, reason in reader.left_out:
-        logger.info("{} does not calibrate this set: {}", _short(path), reason)
-    history = _history(plan, reader) if letters else ()
-    return Calibration(Masters(unlit, flat), letters, _story(letters, plan, reader), history, tuple(warnings))
+    unlit = without_light("lights" in plan.with_offset, dark, bias, plan.dark_scale)
+    lost_offset = "lights" not in plan.with_offset
+    flat = None
+    if plan.flats and (unlit is not None or lost_offset):
+        flat_offset = "flats" in plan.with_offset
+        of_flats = without_light(flat_offset, flat_dark, bias)
+        if of_flats is None and flat_offset:
+            of_flats = offset_of(dark)
+        if of_flats is not None or not flat_offset:
+            flat = mean_frame(reader.read(plan.flats, lambda frame: _light_alone(frame, of_flats)))
+    answer = None if flat is None else answer_to_light(flat, bayer=bayer)
+    return _Combined(Masters(unlit, answer), tuple(reader.used.items()), tuple(reader.bad))
 
 
-def _unlit(dark: Image | None, bias: Image | None, plan: Plan) -> Image | None:
-    """What a light's pixels hold without light."""
-    if dark is None:
-        return bias if plan.biases_for_lights else None
-    return dark if bias is None else bias + np.float32(plan.dark_scale) * (dark - bias)
+def _mean(frames: Iterable[Image], has_offset: bool) -> Mean | None:
+    pixels = mean_frame(frames)
+    return None if pixels is None else Mean(pixels, has_offset)
 
 
 class _Reader:
-    """Reads calibration frames in the unit of the lights, and notes what became of each."""
+    """Reads calibration frames in the camera's counts, and notes what became of each."""
 
-    def __init__(self, limits: Limits, light: Frame, progress: Callable[[], None]) -> None:
-        self.left_out: list[tuple[str, str]] = []  # paths and reasons
+    def __init__(self, shape: tuple[int, ...], limits: Limits) -> None:
         self.used: dict[str, str] = {}  # path -> sha256
-        self._limits, self._light, self._progress = limits, light, progress
-
-    def facts_of(self, paths: Iterable[str]) -> list[NamedFacts]:
-        """What headers say; what is no frame is left out."""
-        found = []
-        for path in paths:
-            self._progress()
-            try:
-                found.append((path, read_facts(Path(path), self._limits.max_pixels, self._limits.max_bytes)))
-            except SetError as error:
-                self.left_out.append((path, error.reason))
-        return found
+        self.bad: list[tuple[str, str]] = []  # path, reason
+        self._shape, self._limits = shape, limits
 
     def read(
         self, paths: Iterable[str], seen: Callable[[Frame], Image] = lambda frame: frame.pixels
     ) -> Iterator[Image]:
-        """What is `seen` in each frame, one after the other; SetErrors, also from there, leave it out."""
+        """What is `seen` in each frame, one after the other; what cannot be read or seen is left out."""
         for path in paths:
-            self._progress()
-            try:
-                frame = self._in_unit_of_lights(path)
-                image = seen(frame)
-            except SetError as error:
-                self.left_out.append((path, error.reason))
-                continue
-            self.used[path] = frame.sha256
-            yield image
+            found = _or_reason(lambda path=path: self._one(path, seen))
+            if isinstance(found, str):
+                self.bad.append((path, found))
+            else:
+                image, self.used[path] = found
+                yield image
 
-    def _in_unit_of_lights(self, path: str) -> Frame:
-        """Masters of other programs may be brought to 0..1; lights that are calibrated here are the camera's counts."""
+    def _one(self, path: str, seen: Callable[[Frame], Image]) -> tuple[Image, str]:
+        """Masters of other programs may be brought to 0..1; lights that are calibrated here are counts."""
         frame = read_frame(Path(path), self._limits.max_pixels, self._limits.max_bytes)
-        if frame.pixels.shape != self._light.pixels.shape:
-            raise SetError("holds planes of another number than the lights")
-        factor = frame.adu_per_unit
-        if factor == 1:
-            return frame
-        return replace(frame, pixels=frame.pixels * np.float32(factor), saturation_adu=frame.saturation_adu * factor)
+        if frame.pixels.shape != self._shape:
+            raise SetError("holds other planes than the lights")
+        if frame.adu_per_unit != 1 and _noise_of(frame.pixels) < LEAST_NORMALISED_NOISE:
+            frame = replace(frame, pixels=frame.pixels * np.float32(FULL_SCALE_ADU))
+        return seen(frame), frame.sha256
 
 
-def _flat(plan: Plan, reader: _Reader, usual_unlit: Image | None, bayer: bool) -> Image | None:
-    """The lights' master flat. Flats are so bright that a bias, or a dark of any length, tells their offset."""
-    if not plan.flats:
-        return None
-    unlit = mean_frame(reader.read(plan.flat_darks))
-    if unlit is None:
-        unlit = usual_unlit
-
-    def light_alone(frame: Frame) -> Image:
-        if np.nanmedian(frame.pixels) > OVEREXPOSED * frame.saturation_adu:
-            raise SetError("is overexposed")
-        # a calibration program's own master, in real numbers, has lost its offset already
-        light = evened(frame.pixels, None if frame.facts.sample_type.startswith("float") else unlit)
-        if not light.any():
-            raise SetError("is no brighter than what the camera shows without light")
-        return light
-
-    flat = mean_frame(reader.read(plan.flats, light_alone))
-    return None if flat is None else answer_to_light(flat, bayer=bayer)
+def _light_alone(flat: Frame, unlit: Image | np.float32 | None) -> Image:
+    if np.nanmedian(flat.pixels) > OVEREXPOSED * flat.saturation_adu:
+        raise SetError("is overexposed")
+    light = evened(flat.pixels, unlit)
+    if not light.any():
+        raise SetError("is no brighter than what the camera shows without light")
+    return light
 
 
-def _lacks_offset(dark: Image, bias: Image) -> bool:
-    """Whether a dark, as some programs keep their masters, holds what gathers in it alone."""
-    offset = float(np.nanmedian(bias))
-    plane = bias.reshape(-1, *bias.shape[-2:])[0]
-    return offset > OFFSET_SIGMA * pixel_noise(plane) and float(np.nanmedian(dark)) < offset / 2
+def _noise_of(pixels: Image) -> float:
+    """Of pixels of one colour, which a mosaic has two apart."""
+    return pixel_noise(pixels.reshape(-1, *pixels.shape[-2:])[0][::2, ::2])
 
 
-def _above_sky_adu(unlit: Image, light: Image) -> float:
-    """By how much a light's sky is darker than it can be; 0 where it is not. With the wrong dark, or an offset taken
-    out twice, half of all pixels are below zero, and a flat would do harm."""
-    sky = measure_sky(light - unlit)
-    return -sky.level_adu if sky.level_adu < -DARKER_SIGMA * sky.noise_adu else 0.0
+def _why_no_good(masters: Masters, light: Frame) -> str:
+    """Why the master dark would do harm; "" where it does none.
+
+    With the wrong dark, or an offset taken out twice, half of all pixels come to lie below zero, and a flat would do
+    harm, too. A dark louder than the lights (scaled, or in another unit than was thought) puts its noise into all.
+    """
+    if masters.dark_adu is None:
+        return ""
+    noise_adu = _noise_of(light.pixels)
+    if _noise_of(masters.dark_adu) > LOUDER * noise_adu:
+        return "the mean of the darks is noisier than a light"
+    below_adu = -measure_sky(light.pixels - masters.dark_adu).level_adu
+    if below_adu > DARKER_SIGMA * noise_adu:
+        return f"the lights' sky lies {below_adu:.0f} ADU below the darks (of another temperature or offset?)"
+    return ""
 
 
-def _story(letters: str, plan: Plan, reader: _Reader) -> dict[str, Any]:
+def _serving(paths: Iterable[str], used: Reasons) -> int:
+    """How many of them were used."""
+    read = {path for path, _ in used}
+    return sum(path in read for path in paths)
+
+
+def _kinds_without(own: Sequence[str], used: Reasons, misfits: Reasons) -> list[str]:
+    """A sentence for each kind of the set's own frames of which none could be used, with the reasons."""
+    served = {kind_of(path) for path, _ in used}
+    lines = []
+    for kind, plural in PLURALS.items():
+        mine = {path for path in own if kind_of(path) == kind}
+        reasons = [(path, reason) for path, reason in misfits if path in mine]
+        if mine and kind not in served and reasons:
+            lines.append(f"none of the set's {plural} is used: {'; '.join(sentences(reasons))}")
+    return lines
+
+
+def _story(letters: str, plan: Plan, used: Reasons, left_out: Reasons) -> dict[str, Any]:
     return {
         "taken_out": letters,
         "dark_scale": plan.dark_scale,
-        "used": [{"file": _short(path), "sha256": sha256} for path, sha256 in reader.used.items()],
-        "left_out": [{"file": _short(path), "reason": reason} for path, reason in reader.left_out],
+        "used": [{"file": _short(path), "sha256": sha256} for path, sha256 in used],
+        "left_out": sentences(left_out),
     }
 
 
-def _history(plan: Plan, reader: _Reader) -> tuple[str, ...]:
-    parts = {
-        "darks": plan.darks, "biases": plan.biases, "flats": plan.flats, "darks of the flats": plan.flat_darks,
-    }  # fmt: skip
-    counts = {words: sum(path in reader.used for path in paths) for words, paths in parts.items()}
+def _history(plan: Plan, used: Reasons) -> tuple[str, ...]:
+    counts = {words: _serving(paths, used) for words, paths in plan.used.items()}
     scaled = f", darks scaled by {plan.dark_scale:.3g}" if plan.dark_scale != 1 else ""
     return (f"calibrated: {', '.join(f'{n} {words}' for words, n in counts.items() if n)}{scaled}",)
 
 
 def _short(path: str) -> str:
-    return f"{folder_of(path)}/{Path(path).name}"
+    return "/".join(Path(path).parts[-2:])

@@ -4,95 +4,113 @@ A frame is what its folder says (`darks/`, `flats/`, `biases/`). What does not f
 reason; what a header does not say fits anything. Touches no disk: calibration.py reads and combines what is planned.
 """
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import PurePath
 from statistics import median
 
+from stackd.disk.inbox import CALIBRATION_FOLDERS
 from stackd.jobs.grouping import same_word
 from stackd.records import FrameFacts
 
-KINDS = {"darks": "dark", "flats": "flat", "biases": "bias"}  # folder's name -> type of the frames in it
 WARMER_C = 5.0  # a dark's sensor than the lights', and its current is half as much again
 FLAT_DARK_TOLERANCE = 0.1  # of a flat dark's exposure: flats are short, so are their darks
+MOST_SCALE = 1.5  # of what gathered in a dark; more would put its noise into all lights alike
 
-NamedFacts = tuple[str, FrameFacts]
+Reasons = tuple[tuple[str, str], ...]  # paths, each with its reason
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A calibration frame and what its header says. `own`: it lies in the set's folder, else in that of all sets."""
+
+    path: str
+    facts: FrameFacts
+    own: bool
+
+    @property
+    def kind(self) -> str:
+        """dark, flat or bias."""
+        return kind_of(self.path)
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether it still holds the camera's offset. Calibration programs say so, and write real numbers."""
+        return not _lost_offset(self.facts) and not (self.kind == "flat" and self.facts.sample_type.startswith("float"))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be combined, by paths. `left_out` and `needless` are pairs of path and reason: what does not fit the
-    lights, and what would, had they not been calibrated before. `remarks` tell of folders of which nothing fits."""
+    """What is to be combined, by paths. `left_out`: what does not fit the lights; `needless`: what would serve, if the
+    lights were not calibrated before or the set had none of its own. `with_offset`: which of lights, darks, flats,
+    flat_darks and biases still hold the camera's offset."""
 
     darks: tuple[str, ...] = ()
     dark_scale: float = 1.0  # of what gathers in a dark until it is as long as a light; not 1 only beside biases
-    biases: tuple[str, ...] = ()  # where they are needed: for lights or flats without darks, and for a scaled dark
-    biases_for_lights: bool = True  # False: for the flats alone, as the lights have lost their offset
+    biases: tuple[str, ...] = ()
     flats: tuple[str, ...] = ()
     flat_darks: tuple[str, ...] = ()  # darks as long as the flats
-    left_out: tuple[tuple[str, str], ...] = ()
-    needless: tuple[tuple[str, str], ...] = ()
-    remarks: tuple[str, ...] = ()
+    with_offset: frozenset[str] = frozenset()
+    left_out: Reasons = ()
+    needless: Reasons = ()
+
+    @property
+    def used(self) -> dict[str, tuple[str, ...]]:
+        """Paths by what they serve as, in words."""
+        return {
+            "darks": self.darks, "biases": self.biases, "flats": self.flats, "darks of the flats": self.flat_darks,
+        }  # fmt: skip
 
 
-def in_words(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """A sentence for each reason why frames of a folder calibrate nothing."""
-    counts = Counter((folder_of(path), reason) for path, reason in pairs)
-    return [f"{folder}/: {n} of its frames cannot be used: {reason}" for (folder, reason), n in counts.items()]
+def kind_of(path: str) -> str:
+    """Of a calibration frame, by its folder: dark, flat or bias."""
+    return CALIBRATION_FOLDERS[PurePath(path).parent.name.lower()]
 
 
-def folder_of(path: str) -> str:
-    """Of a calibration frame, which tells what it is: a key of KINDS."""
-    return PurePath(path).parent.name.lower()
+def sentences(reasons: Iterable[tuple[str, str]]) -> list[str]:
+    """One for each reason why frames of a folder are not used."""
+    keyed = sorted((PurePath(path).parent.name, reason, PurePath(path).name) for path, reason in reasons)
+    lines = []
+    for (folder, reason), group in groupby(keyed, key=lambda one: one[:2]):
+        names = [name for *_, name in group]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{folder}/{names[0]}{more}: {reason}")
+    return lines
 
 
-def plan_for(light: FrameFacts, found: Sequence[NamedFacts], *, exposure_tolerance: float) -> Plan:
-    """What of the calibration frames found by a set of such lights calibrates them."""
+def plan_for(light: FrameFacts, found: Sequence[Seen], *, exposure_tolerance: float) -> Plan:
+    """What of the calibration frames found by a set of such lights calibrates them: the set's own before all sets'."""
     if reason := _why_none(light):
-        return Plan(needless=tuple((path, reason) for path, _ in found))
-    reasons: dict[str, str] = {}
-    needless: dict[str, str] = {}
-    fitting: dict[str, list[NamedFacts]] = {folder: [] for folder in KINDS}
-    for path, facts in found:
-        folder = folder_of(path)
-        if folder == "flats" and "F" in light.calibrated:
-            needless[path] = _calibrated(light)
-        elif reason := _why_not(KINDS[folder], facts, light):
-            reasons[path] = reason
+        return Plan(needless=tuple((one.path, reason) for one in found))
+    reasons = {one.path: reason for one in found if (reason := _why_not(one, light))}
+    biases, flats, darks = ([one for one in found if one.kind == kind and one.path not in reasons]
+                            for kind in ("bias", "flat", "dark"))  # fmt: skip
+    chosen_biases = _own_first(biases)
+    chosen_flats = [] if "F" in light.calibrated else _own_first(flats)
+    flat_darks = _own_first([one for one in darks if _is_as_flats(one.facts, chosen_flats)])
+    chosen_darks, scale = _darks(darks, flat_darks, light, bool(chosen_biases), exposure_tolerance)
+    flat_darks = [one for one in flat_darks if one not in chosen_darks]
+    if chosen_flats and (reason := _why_no_flats(light, chosen_darks, chosen_biases, chosen_flats, flat_darks)):
+        reasons |= {one.path: reason for one in chosen_flats}
+        chosen_flats, flat_darks = [], []
+    roles = {"darks": chosen_darks, "biases": chosen_biases, "flats": chosen_flats, "flat_darks": flat_darks}
+    used = {one.path for frames in roles.values() for one in frames}
+    needless = {}
+    for one in found:
+        if one.path in used or one.path in reasons:
+            continue
+        if reason := _why_needless(one, light, found, used):
+            needless[one.path] = reason
         else:
-            fitting[folder].append((path, facts))
-    biases, flats = fitting["biases"], fitting["flats"]
-    for_lights = all(("B" in facts.calibrated) == _has_no_offset(light) for _, facts in biases)
-    darks, scale = _darks(fitting["darks"], light, bool(biases), exposure_tolerance)
-    others = [one for one in fitting["darks"] if one not in darks]
-    flat_darks = _as_long_as(others, [facts for _, facts in flats])
-    for path, facts in others:
-        if (path, facts) not in flat_darks and "D" in light.calibrated:
-            needless[path] = _calibrated(light)
-        elif (path, facts) not in flat_darks:
-            reasons[path] = f"is of {facts.exposure_s:g} s, the lights of {light.exposure_s:g} s"
-    if flats and (reason := _why_no_flats(light, flats, bool(darks or biases), bool(flat_darks))):
-        reasons |= {path: reason for path, _ in flats}
-        flats, flat_darks = [], []
-    if not ((for_lights and not darks) or scale != 1 or (flats and not flat_darks)):
-        needless |= {path: _calibrated(light) for path, _ in biases if not for_lights}
-        biases = []
+            reasons[one.path] = _why_too_long_or_short(one.facts, light)
+    with_offset = {role for role, frames in roles.items() if frames and all(one.has_offset for one in frames)}
+    if not _lost_offset(light):
+        with_offset.add("lights")
     return Plan(
-        _paths(darks), scale, _paths(biases), for_lights, _paths(flats), _paths(flat_darks),
-        tuple(sorted(reasons.items())), tuple(sorted(needless.items())), _remarks([path for path, _ in found], reasons),
+        dark_scale=scale, with_offset=frozenset(with_offset), left_out=tuple(sorted(reasons.items())),
+        needless=tuple(sorted(needless.items())), **{role: _paths(frames) for role, frames in roles.items()},
     )  # fmt: skip
-
-
-_AGREE: tuple[tuple[str, Callable[[FrameFacts], Hashable], Callable[[FrameFacts], str]], ...] = (
-    ("size", lambda f: (f.width_px, f.height_px), lambda f: f"{f.width_px}x{f.height_px} px"),
-    ("number of colours", lambda f: f.bands, lambda f: str(f.bands)),
-    ("mosaic", lambda f: f.bayer, lambda f: str(f.bayer)),
-    ("gain", lambda f: f.gain, lambda f: f"{f.gain:g}"),
-    ("binning", lambda f: f.binning, lambda f: str(f.binning)),
-    ("camera", lambda f: same_word(f.camera), lambda f: str(f.camera)),
-)
-_FILTER = ("filter", lambda f: same_word(f.filter), lambda f: str(f.filter))
 
 
 def _why_none(light: FrameFacts) -> str:
@@ -104,10 +122,24 @@ def _why_none(light: FrameFacts) -> str:
     return ""
 
 
-def _why_not(kind: str, facts: FrameFacts, light: FrameFacts) -> str:
-    """Why a frame cannot calibrate such lights; "" if it can."""
-    if facts.image_type not in ("light", kind):  # a header that says nothing counts as a light's
+_AGREE: tuple[tuple[str, Callable[[FrameFacts], Hashable], Callable[[FrameFacts], str]], ...] = (
+    ("size", lambda f: (f.width_px, f.height_px), lambda f: f"{f.width_px}x{f.height_px} px"),
+    ("mosaic", lambda f: f.bayer, lambda f: str(f.bayer)),
+    ("row order", lambda f: f.bottom_up, lambda f: "BOTTOM-UP" if f.bottom_up else "TOP-DOWN"),
+    ("gain", lambda f: f.gain, lambda f: f"{f.gain:g}"),
+    ("binning", lambda f: f.binning, lambda f: str(f.binning)),
+    ("camera", lambda f: same_word(f.camera), lambda f: str(f.camera)),
+)
+_FILTER = ("filter", lambda f: same_word(f.filter), lambda f: str(f.filter))
+
+
+def _why_not(one: Seen, light: FrameFacts) -> str:
+    """Why a frame cannot calibrate such lights; "" if it can, but for its exposure."""
+    facts, kind = one.facts, one.kind
+    if facts.image_type not in ("", kind):
         return f"is a {facts.image_type} frame by its header"
+    if facts.sample_type == "uint8":
+        return "is of 8 bits, the lights are not"
     for title, value_of, words_of in (*_AGREE, _FILTER) if kind == "flat" else _AGREE:
         mine, theirs = value_of(facts), value_of(light)
         if mine is not None and theirs is not None and mine != theirs:
@@ -118,63 +150,69 @@ def _why_not(kind: str, facts: FrameFacts, light: FrameFacts) -> str:
     return ""
 
 
-def _calibrated(light: FrameFacts) -> str:
-    return f"the lights are calibrated already (CALSTAT = {light.calibrated!r})"
+def _own_first(frames: Sequence[Seen]) -> list[Seen]:
+    return [one for one in frames if one.own] or list(frames)
 
 
 def _darks(
-    darks: Sequence[NamedFacts], light: FrameFacts, biases: bool, tolerance: float
-) -> tuple[list[NamedFacts], float]:
-    """Those of the lights' exposure; else, beside biases, those of the nearest one, and by how much they are scaled."""
+    darks: Sequence[Seen], flat_darks: Sequence[Seen], light: FrameFacts, biases: bool, tolerance: float
+) -> tuple[list[Seen], float]:
+    """Those of the lights' exposure; else, beside biases, those of the nearest one that is long enough, and by how much
+    they are scaled."""
     if "D" in light.calibrated:
         return [], 1.0
-    alike = [one for one in darks if _is_as_long(one[1], light.exposure_s, tolerance)]
-    if alike or not darks or not biases:
-        return alike, 1.0
-    lengths_s = [facts.exposure_s for _, facts in darks]
+    if light.exposure_s is None:
+        lengths_s = {one.facts.exposure_s for one in darks} - {None}
+        return (_own_first(darks), 1.0) if len(lengths_s) < 2 else ([], 1.0)  # who knows which of them
+    alike = [one for one in darks if _is_as_long(one.facts, light.exposure_s, tolerance)]
+    if alike:
+        return _own_first(alike), 1.0
+    long = [one for one in darks if one not in flat_darks and light.exposure_s <= MOST_SCALE * one.facts.exposure_s]
+    if not long or not biases:
+        return [], 1.0
+    lengths_s = [one.facts.exposure_s for one in long]
     nearest_s = min(lengths_s, key=lambda s: max(s / light.exposure_s, light.exposure_s / s))
-    return [one for one in darks if _is_as_long(one[1], nearest_s, tolerance)], light.exposure_s / nearest_s
+    nearest = [one for one in long if _is_as_long(one.facts, nearest_s, tolerance)]
+    return _own_first(nearest), light.exposure_s / nearest_s
 
 
-def _as_long_as(darks: Sequence[NamedFacts], flats: Sequence[FrameFacts]) -> list[NamedFacts]:
-    exposures_s = [facts.exposure_s for facts in flats if facts.exposure_s is not None]
-    return [one for one in darks if exposures_s and _is_as_long(one[1], median(exposures_s), FLAT_DARK_TOLERANCE)]
+def _is_as_flats(dark: FrameFacts, flats: Sequence[Seen]) -> bool:
+    """Whether a dark says that it is as long as flats say they are."""
+    said_s = [one.facts.exposure_s for one in flats if one.facts.exposure_s is not None]
+    return bool(said_s) and dark.exposure_s is not None and _is_as_long(dark, median(said_s), FLAT_DARK_TOLERANCE)
 
 
-def _is_as_long(facts: FrameFacts, exposure_s: float | None, tolerance: float) -> bool:
+def _is_as_long(facts: FrameFacts, exposure_s: float, tolerance: float) -> bool:
     """Also where nobody says."""
-    if facts.exposure_s is None or exposure_s is None:
-        return True
-    return abs(facts.exposure_s - exposure_s) <= tolerance * exposure_s
+    return facts.exposure_s is None or abs(facts.exposure_s - exposure_s) <= tolerance * exposure_s
 
 
-def _why_no_flats(light: FrameFacts, flats: Sequence[NamedFacts], darks: bool, flat_darks: bool) -> str:
-    """Dividing by a flat is right for light alone: both the lights' offset and the flats' have to be known."""
-    of_lights = darks or _has_no_offset(light)
-    of_flats = darks or flat_darks or all(_knows_offset(facts) for _, facts in flats)
-    return "" if of_lights and of_flats else "without darks or biases nobody can tell light from the camera's offset"
+def _why_no_flats(light: FrameFacts, darks, biases, flats, flat_darks: Sequence[Seen]) -> str:
+    """Dividing by a flat is right for light alone: the offset of both the lights and the flats has to be known."""
+    told = any(one.has_offset for one in (*darks, *biases))
+    lights = _lost_offset(light) or told
+    of_flats = not any(one.has_offset for one in flats) or told or any(one.has_offset for one in flat_darks)
+    return "" if lights and of_flats else "without darks or biases nobody can tell light from the camera's offset"
 
 
-def _knows_offset(facts: FrameFacts) -> bool:
-    """Also where nobody says so: calibration programs write real numbers."""
-    return _has_no_offset(facts) or facts.sample_type.startswith("float")
+def _why_needless(one: Seen, light: FrameFacts, found: Sequence[Seen], used: set[str]) -> str:
+    """Why a frame that fits, but perhaps for its exposure, is not used; "" where the exposure is why."""
+    if one.kind in ("dark", "flat") and one.kind[0].upper() in light.calibrated:
+        return f"the lights are calibrated already (CALSTAT = {light.calibrated!r})"
+    others = any(other.own and other.kind == one.kind and other.path in used for other in found)
+    return "the set has its own" if others and not one.own else ""
 
 
-def _has_no_offset(facts: FrameFacts) -> bool:
-    """Whether it was taken out before, as of all frames of a camera's raw files."""
+def _why_too_long_or_short(dark: FrameFacts, light: FrameFacts) -> str:
+    if light.exposure_s is None:
+        return "the darks differ in exposure, and the lights do not say theirs"
+    return f"is of {dark.exposure_s:g} s, the lights of {light.exposure_s:g} s"
+
+
+def _lost_offset(facts: FrameFacts) -> bool:
+    """Whether the camera's offset was taken out before, as it is of all frames of a camera's raw files."""
     return bool(set("BD") & set(facts.calibrated))
 
 
-def _paths(frames: Iterable[NamedFacts]) -> tuple[str, ...]:
-    return tuple(path for path, _ in frames)
-
-
-def _remarks(paths: Sequence[str], reasons: dict[str, str]) -> tuple[str, ...]:
-    """A sentence for each folder of which nothing is left, with the commonest reason."""
-    remarks = []
-    for folder in KINDS:
-        mine = [path for path in paths if folder_of(path) == folder]
-        if mine and all(path in reasons for path in mine):
-            reason = Counter(reasons[path] for path in mine).most_common(1)[0][0]
-            remarks.append(f"none of the {len(mine)} frames in {folder}/ is used: {reason}")
-    return tuple(remarks)
+def _paths(frames: Iterable[Seen]) -> tuple[str, ...]:
+    return tuple(one.path for one in frames)

@@ -35,7 +35,8 @@ class Claim:
     capture_set: CaptureSet
     identity: str
     job: Job
-    calibration: tuple[Sighting, ...] = ()
+    own_calibration: tuple[Sighting, ...] = ()  # what lay in the set's folder
+    shared_calibration: tuple[Sighting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,17 @@ class Delivery:
             return True
         return entry.state == RETRY and not 0 < entry.next_try_s - self._now() <= LONGEST_DELAY_S
 
-    def claim(self, capture_set: CaptureSet, model: str, calibration: tuple[Sighting, ...] = ()) -> Claim | None:
+    def claim(
+        self,
+        capture_set: CaptureSet,
+        model: str,
+        own: tuple[Sighting, ...] = (),
+        shared: tuple[Sighting, ...] = (),
+    ) -> Claim | None:
         """Count an attempt and make its staging folder; None if the set's turn has not come.
 
-        `model`: folder of the model version; `calibration`: the set's darks, flats and biases. Raises OSError or
-        OutputError where a disk refuses.
+        `model`: folder of the model version; `own`, `shared`: darks, flats and biases of the set and of all sets.
+        Raises OSError or OutputError where a disk refuses.
         """
         identity = identity_of(capture_set.frames)
         if not self.is_due(capture_set):
@@ -147,9 +154,10 @@ class Delivery:
             model=model,
             config_sha256=self.settings.digest(),
             attempt=attempt,
-            calibration=tuple(str(self.settings.folders.inbox / frame.path) for frame in calibration),
+            own_calibration=tuple(str(self.settings.folders.inbox / frame.path) for frame in own),
+            shared_calibration=tuple(str(self.settings.folders.inbox / frame.path) for frame in shared),
         )
-        return Claim(capture_set, identity, job, calibration)
+        return Claim(capture_set, identity, job, own, shared)
 
     def deliver(self, claim: Claim, report: Report) -> Outcome:
         """Settle a job's end. Raises OSError or OutputError if that fails; `settle_running` comes after."""
@@ -191,12 +199,14 @@ class Delivery:
 
     def _deliver_result(self, claim: Claim, report: Report) -> Outcome:
         if changed := self._changed(claim):
-            return self.hand_back(claim, f"{', '.join(changed)} changed while the set was at work")
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            return self.hand_back(claim, f"{changed[0]}{more} changed while the set was at work")
         name, staging = claim.capture_set.name, Path(claim.job.staging)
         digest = digest_of(report.contents)
         frames = tuple(zip(claim.capture_set.frames, report.sha256s, strict=True))
         attempt = claim.job.attempt
-        proof = job_block(name, claim.identity, attempt, frames, claim.calibration, digest, self._time())
+        calibration = _used(report.result, (*claim.own_calibration, *claim.shared_calibration))
+        proof = job_block(name, claim.identity, attempt, frames, calibration, digest, self._time())
         try:
             outbox.write_manifest(staging, report.result | {"job": proof})
             folder = outbox.publish(staging, self.settings.folders.outbox, name)
@@ -216,7 +226,7 @@ class Delivery:
         which may have arrived after them."""
         inbox, folder = self.settings.folders.inbox, claim.capture_set.folder
         changed = outbox.changed_frames(inbox, claim.capture_set.frames)
-        known = {(one.path, one.size_bytes, one.mtime_ns) for one in claim.calibration}
+        known = {(one.path, one.size_bytes, one.mtime_ns) for one in claim.own_calibration}
         now = own_calibration(inbox, folder) if folder else ()
         return changed + [one.path for one in now if (one.path, one.size_bytes, one.mtime_ns) not in known]
 
@@ -274,6 +284,13 @@ class Delivery:
 
     def _time(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="seconds")
+
+
+def _used(result: dict[str, Any], calibration: Iterable[Sighting]) -> list[tuple[Sighting, str]]:
+    """The calibration frames that a result was made with, and their sha256."""
+    sha256s = {one["file"]: one["sha256"] for one in result.get("calibration", {}).get("used", ())}
+    named = [(one, "/".join(one.path.split("/")[-2:])) for one in calibration]
+    return [(one, sha256s[name]) for one, name in named if name in sha256s]
 
 
 def what_to_restore(settings: Settings) -> dict[str, Any]:

@@ -44,7 +44,7 @@ STARTED_AT = datetime(2019, 3, 8, 21, 40, tzinfo=UTC)
 FACTS = FrameFacts(
     width_px=CANVAS_PX[1] - 2 * MARGIN_PX, height_px=CANVAS_PX[0] - 2 * MARGIN_PX, bands=1, sample_type="uint16",
     target="Demo Nebula", filter="RGB", exposure_s=EXPOSURE_S, gain=100.0, binning="1x1", camera="stackd simulator",
-    bayer=NIGHT.bayer, electrons_per_adu=NIGHT.electrons_per_adu,
+    bayer=NIGHT.bayer, image_type="light", electrons_per_adu=NIGHT.electrons_per_adu,
 )  # fmt: skip
 LOOK_PX = (420, 400)  # height and width of a panel of the picture for people
 PICTURE = "demo.jpg"

@@ -59,19 +59,19 @@ def same_word(text: str | None) -> str | None:
     return re.sub(r"[\s_-]+", "", text).casefold() if text else None
 
 
-def calibration_by_home(calibration: Iterable[Sighting]) -> dict[str, dict[str, list[Sighting]]]:
-    """Calibration frames by the set's folder that they lie in ("" for those of all sets), and by their own folder."""
-    homes: defaultdict[str, defaultdict[str, list[Sighting]]] = defaultdict(lambda: defaultdict(list))
+def calibration_by_home(calibration: Iterable[Sighting]) -> dict[str, tuple[Sighting, ...]]:
+    """Calibration frames by the set's folder that theirs lies in, "" for those of all sets."""
+    homes: defaultdict[str, list[Sighting]] = defaultdict(list)
     for sighting in calibration:
-        home, _, kind = sighting.path.rpartition("/")[0].rpartition("/")
-        homes[home][kind.lower()].append(sighting)
-    return {home: dict(kinds) for home, kinds in homes.items()}
+        homes[sighting.path.rpartition("/")[0].rpartition("/")[0]].append(sighting)
+    return {home: tuple(frames) for home, frames in homes.items()}
 
 
-def calibration_for(folder: str, homes: Mapping[str, Mapping[str, list[Sighting]]]) -> tuple[Sighting, ...]:
-    """Those of a set in this folder ("" for loose frames): of each kind its own, where it has any, else all sets'."""
-    chosen = {**homes.get("", {}), **homes.get(folder, {})}
-    return tuple(sighting for kind in sorted(chosen) for sighting in chosen[kind])
+def calibration_for(
+    folder: str, homes: Mapping[str, tuple[Sighting, ...]]
+) -> tuple[tuple[Sighting, ...], tuple[Sighting, ...]]:
+    """(the own ones of a set in this folder, "" for loose frames; those of all sets)."""
+    return homes.get(folder, ()) if folder else (), homes.get("", ())
 
 
 def loose_groups(frames: Iterable[FrameOf], exposure_tolerance: float) -> list[list[FrameOf]]:
@@ -99,6 +99,7 @@ def _kind(frame: FrameOf) -> tuple[object, ...]:
         same_word(facts.camera),
         facts.bayer,
         facts.bottom_up,
+        facts.calibrated,
     )
 
 

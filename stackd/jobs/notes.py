@@ -15,11 +15,12 @@ def job_block(
     identity: str,
     attempt: int,
     frames: Iterable[tuple[Sighting, str]],
-    calibration: Iterable[Sighting],
+    calibration: Iterable[tuple[Sighting, str]],
     digest: str,
     published_at: str,
 ) -> dict[str, Any]:
-    """The proof in result.json that a set is done. `frames` come with their sha256; `published_at` is ISO 8601."""
+    """The proof in result.json that a set is done. `frames` and `calibration`, those that were used, come with their
+    sha256; `published_at` is ISO 8601."""
     return {
         "set": set_name,
         "identity": identity,
@@ -27,7 +28,7 @@ def job_block(
         "attempt": attempt,
         "published_at": published_at,
         "frames": [_frame(frame) | {"sha256": sha256} for frame, sha256 in frames],
-        "calibration": [_frame(frame) for frame in calibration],
+        "calibration": [_frame(frame) | {"sha256": sha256} for frame, sha256 in calibration],
     }
 
 

@@ -1,7 +1,7 @@
 """Finished sets as something to learn from: their frames found again, aligned as for a restoration, cut into halves.
 
 A set whose frames are gone, changed or too few, or whose star shapes are unknown, is left out and named. Memory stays
-flat: of each set a few windows are kept.
+flat: of each set a few windows are kept, and while it is read one frame and its masters in full.
 """
 
 import sys
@@ -33,13 +33,13 @@ SEEN_SHARE = 0.98  # of a window, in every frame
 
 @dataclass(frozen=True, slots=True)
 class RecordedSet:
-    """A finished set and where its frames lie; `sha256s` are those of the frames when it was restored; `calibration`:
-    the darks, flats and biases that it was restored with."""
+    """A finished set and where its frames lie, and the darks, flats and biases that it was restored with; with their
+    sha256 as they were then."""
 
     name: str
     paths: tuple[Path, ...]
     sha256s: tuple[str, ...]
-    calibration: tuple[Path, ...] = ()
+    calibration: tuple[tuple[Path, str], ...] = ()
 
 
 def learnt_and_held_out(folders: SetFolders, seed: int) -> tuple[list[HalfSample], list[HalfSample]]:
@@ -72,10 +72,10 @@ def recorded_sets(folders: SetFolders) -> list[RecordedSet]:
         used = {row["sha256"] for row in manifest["inputs"] if row["used"]}
         frames = [frame for frame in manifest["job"]["frames"] if frame["sha256"] in used]
         paths = [_where(folders, folder.name, frame["path"]) for frame in frames]
-        calibration = [_in_place(folders, frame["path"]) for frame in manifest["job"].get("calibration", ())]
+        calibration = [(_in_place(folders, c["path"]), c["sha256"]) for c in manifest["job"].get("calibration", ())]
         if len(frames) < LEAST_FRAMES:
             logger.debug("{}: {} frames, too few for two halves", folder.name, len(frames))
-        elif None in paths or None in calibration:
+        elif None in (*paths, *(path for path, _ in calibration)):
             logger.warning("{} is left out: its frames are no longer where they were", folder.name)
         else:
             sha256s = tuple(frame["sha256"] for frame in frames)
@@ -118,13 +118,16 @@ def _samples_of(one: RecordedSet, seed: int) -> list[HalfSample]:
 
 
 def _masters_of(one: RecordedSet) -> Masters:
-    """What calibrates the middle of its frames, as it was calibrated when it was restored."""
+    """What calibrates the middle of its frames, as it was calibrated when it was restored. Raises SetError where that
+    cannot be had again."""
     if not one.calibration:
         return NOTHING_KNOWN
     light = _read(one.paths[0], one.sha256s[0])
     limits = Limits(sys.maxsize, sys.maxsize, SetSettings().exposure_tolerance)
-    masters = calibration_of([str(path) for path in one.calibration], light, limits).masters
-    return masters.cut(*(_middle(size) for size in light.pixels.shape[-2:]))
+    made = calibration_of([str(path) for path, _ in one.calibration], (), light, limits)
+    if {used["sha256"] for used in made.story["used"]} != {sha256 for _, sha256 in one.calibration}:
+        raise SetError("is no longer calibrated as it was", remedy="leave it out")
+    return made.masters.cut(*(_middle(size) for size in light.pixels.shape[-2:]))
 
 
 def _read(path: Path, sha256: str) -> Frame:

@@ -26,7 +26,7 @@ def problems_of(frames: Sequence[NamedFacts], *, exposure_tolerance: float) -> l
     for title, value_of, words_of in _MUST_AGREE:
         problems += _disagreement(frames, title, value_of, words_of)
     problems += _exposure_problem(frames, exposure_tolerance)
-    strays = [(name, facts.image_type) for name, facts in frames if facts.image_type != "light"]
+    strays = [(name, facts.image_type) for name, facts in frames if not facts.is_light]
     problems += [f"{_names([name for name, _ in strays])}: {_kinds(strays)}, not lights"] if strays else []
     return problems
 
@@ -41,6 +41,7 @@ _MUST_AGREE: tuple[tuple[str, Callable[[FrameFacts], Hashable], Callable[[FrameF
     ("gain", lambda f: f.gain, lambda f: f"{f.gain:g}"),
     ("binning", lambda f: f.binning, lambda f: str(f.binning)),
     ("camera", lambda f: same_word(f.camera), lambda f: str(f.camera)),
+    ("calibration", lambda f: f.calibrated, lambda f: f"CALSTAT {f.calibrated}" if f.calibrated else "none"),
 )
 
 

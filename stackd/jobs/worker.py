@@ -100,14 +100,14 @@ class Hands:
             logger.info("{} frames, attempt {}", len(job.paths), job.attempt)
             progress("reading", 0.0)
             sha256s = tuple(_digest(path, job.limits) for path in job.paths)
-            calibration = tuple(_digests_if_usable(job.calibration, job.limits))
+            calibration = tuple(_digests_if_usable(job.own_calibration, job.limits))
             begun = Report(job.set_name, False, sha256s=sha256s, calibration_sha256s=calibration)
             original = known(digest_of(begun.contents))
             if original is not None:
                 return replace(begun, reason=original, cause="duplicate")
             _, process = _resolve(self._work.process)
             result = process(job, self._restorer_for(job.model), progress)
-            if not _read_in(result) <= set(begun.contents):
+            if not _frames_in(result) <= set(begun.sha256s):
                 raise OutputError("a frame was rewritten while the set was restored")
             return replace(begun, ok=True, result=result)
         except Exception as error:  # noqa: BLE001 - one bad set may not stop the night
@@ -128,14 +128,13 @@ def _digest(path: str, limits: dict[str, Any]) -> str:
 def _digests_if_usable(paths: Iterable[str], limits: dict[str, Any]) -> Iterator[str]:
     """Of calibration frames: one that is no file to read costs the set nothing."""
     for path in paths:
-        with suppress(SetError):
+        with suppress(SetError, OSError):
             yield _digest(path, limits)
 
 
-def _read_in(result: dict[str, Any]) -> set[str]:
-    """The sha256 of all that a result was made from."""
-    calibration = result.get("calibration", {}).get("used", ())
-    return {one["sha256"] for one in (*result.get("inputs", ()), *calibration)}
+def _frames_in(result: dict[str, Any]) -> set[str]:
+    """The sha256 of the frames that a result was made from."""
+    return {one["sha256"] for one in result.get("inputs", ())}
 
 
 def serve(pipe: Connection, start: WorkerStart) -> None:

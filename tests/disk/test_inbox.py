@@ -130,8 +130,8 @@ def test_unfinished_and_deeper_folders_are_not_entered(tmp_path: Path) -> None:
 
 def test_darks_flats_and_biases_are_seen_and_are_no_frames_of_a_set(tmp_path: Path) -> None:
     """In a set's folder and beside all of them, whatever the letters' case; what is none is named."""
-    wanted = ["M31/Flats/f.fits", "M31/darks/d.fits", "biases/b.dng", "darks/d.fits"]
-    for name in (*wanted, "M31/a.fits", "M33/flats/f.fits", "darks/old/o.fits", "darks/notes.txt", "biases/b.jpg"):
+    wanted = ["M31/Flats/f.fits", "M31/darks/d.fits", "Bias/b.dng", "darks/d.fits", "flatdarks/d.fits"]
+    for name in (*wanted, "M31/a.fits", "M33/flats/f.fits", "darks/old/o.fits", "darks/notes.txt", "Bias/b.jpg"):
         touch(tmp_path / name)
 
     listing = scan(tmp_path)
@@ -139,7 +139,7 @@ def test_darks_flats_and_biases_are_seen_and_are_no_frames_of_a_set(tmp_path: Pa
     assert [one.path for one in listing.sightings] == ["M31/a.fits"]
     assert [one.path for one in listing.calibration] == sorted([*wanted, "M33/flats/f.fits"])
     assert listing.empty_folders == ("M33",)
-    assert [one.path for one in listing.ignored] == ["biases/b.jpg", "darks/notes.txt", "darks/old"]
+    assert [one.path for one in listing.ignored] == ["Bias/b.jpg", "darks/notes.txt", "darks/old"]
     assert [one.path for one in own_calibration(tmp_path, "M31")] == wanted[:2]
     assert own_calibration(tmp_path, "gone") == ()
 

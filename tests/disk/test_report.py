@@ -155,20 +155,16 @@ def test_headline_names_unlike_exposures_only_in_sum() -> None:
 
 
 def test_what_calibrated_the_set_and_what_did_not_is_told(make_product: Make) -> None:
-    """Each reason once, names of files escaped; nothing of it without calibration frames."""
+    """Names of files are escaped; nothing of it without calibration frames."""
     story = {
         "used": [{"file": "darks/a.fits", "sha256": "0"}],
-        "left_out": [
-            {"file": "darks/<b>.fits", "reason": "its gain is 0, the lights' 100"},
-            {"file": "darks/c.fits", "reason": "its gain is 0, the lights' 100"},
-            {"file": "flats/f.fits", "reason": "is overexposed"},
-        ],
+        "left_out": ["darks/<b>.fits and 1 more: its gain is 0, the lights' 100", "flats/f.fits: is overexposed"],
     }
 
     page = Page(render(make_product(calibration=story)))
 
     text = re.sub(r"\s+", " ", page.text)
-    assert "1 used, 3 left out." in text
+    assert "1 used. Not used:" in text
     assert "darks/<b>.fits and 1 more: its gain is 0, the lights' 100" in text
     assert "flats/f.fits: is overexposed" in text
     assert "Darks, flats" not in Page(render(make_product())).text

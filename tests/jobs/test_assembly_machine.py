@@ -258,7 +258,7 @@ class Inbox(RuleBasedStateMachine):
             few_is_enough = self.rules.partial == "restore" and quiet_s >= RULES.partial_after_s
             assert len(facts) == RULES.frames or (few_is_enough and RULES.min_frames <= len(facts) < RULES.frames)
             assert len({frame.path.rpartition("/")[0] for frame in one.frames}) == 1
-            assert all(isinstance(said, FrameFacts) and said.image_type == "light" for said in facts)
+            assert all(isinstance(said, FrameFacts) and said.is_light for said in facts)
             for said in ("filter", "exposure_s", "target"):
                 assert len({getattr(fact, said) for fact in facts} - {None}) <= 1  # what is not said does not differ
 
@@ -280,7 +280,7 @@ class Inbox(RuleBasedStateMachine):
         held = self._held()
         for folder in FOLDERS:
             free = [what for path, (_, what) in self.files.items() if _folder(path) == folder and path not in held]
-            lights = [one for one in free if isinstance(one, FrameFacts) and one.image_type == "light"]
+            lights = [one for one in free if isinstance(one, FrameFacts) and one.is_light]
             kinds = Counter("" if folder else (one.filter, one.target) for one in lights)
             mixed = len({one.filter for one in lights} - {None}) > 1
             if folder and (mixed or any(isinstance(one, Problem) for one in free)):

@@ -1,5 +1,6 @@
 """Masters from files: what they do to a set, and that no bad calibration frame costs a set."""
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +52,8 @@ def take(tmp_path: Path, night: Night, rng: np.random.Generator) -> Take:
 
 @pytest.fixture
 def calibrate() -> Calibrate:
-    def run(lights: Sequence[str], calibration: Sequence[str]) -> Calibration:
-        return calibration_of(calibration, read(lights)[0], Limits(10**6, 10**7, 0.02))
+    def run(lights: Sequence[str], own: Sequence[str], shared: Sequence[str] = ()) -> Calibration:
+        return calibration_of(own, shared, read(lights)[0], Limits(10**6, 10**7, 0.02))
 
     return run
 
@@ -79,6 +80,7 @@ def test_a_whole_set_of_calibration_frames(take: Take, calibrate: Calibrate) -> 
     assert (found.letters, found.warnings) == ("DF", ())
     assert found.history == ("calibrated: 9 darks, 9 biases, 9 flats",)
     assert {one["file"].partition("/")[0] for one in found.story["used"]} == {"darks", "flats", "biases"}
+    assert found.story["left_out"] == []
     assert {one["sha256"] for one in found.story["used"]} == {frame.sha256 for frame in read(frames)}
 
 
@@ -116,26 +118,68 @@ def test_darks_of_the_flats_tell_the_flats_offset(take: Take, calibrate: Calibra
     assert evenness(found, light) < 0.02
 
 
-def test_a_bad_calibration_frame_is_left_out(take: Take, calibrate: Calibrate, tmp_path: Path) -> None:
-    """Truncated, text, blank, overexposed, dark flats: each with its reason, and the rest serves."""
+def test_a_bad_calibration_frame_is_left_out(
+    take: Take, calibrate: Calibrate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Truncated, text, blank, overexposed, dark, gone, refused by the disk: each with its reason; the rest serves."""
     lights = take("light", 1, light=20000)
     good = take("dark") + take("flat", light=30000)
     over, closed = take("flat", 1, light=1e6), take("flat", 1, light=0)
-    cut, text, blank = (tmp_path / "darks" / name for name in ("cut.fits", "text.fits", "blank.fits"))
-    cut.write_bytes(Path(good[0]).read_bytes()[:9000])
-    text.write_text("no frame at all, but long enough to be looked at by anybody who reads headers")
-    fits.PrimaryHDU(np.full(SHAPE, 7, np.uint16)).writeto(blank)
+    bad = [tmp_path / "darks" / f"{name}.fits" for name in ("blank", "cut", "gone", "refused", "text")]
+    bad[0].write_bytes(b"")
+    bad[1].write_bytes(Path(good[0]).read_bytes()[:9000])
+    bad[3].write_bytes(Path(good[0]).read_bytes())
+    bad[4].write_text("no frame at all, but long enough to be looked at by anybody who reads headers")
 
-    found = calibrate(lights, [*good, *over, *closed, str(cut), str(text), str(blank)])
+    def refusing(path: Path, *limits: int) -> Frame:
+        if path.name == "refused.fits":
+            raise OSError(errno.EIO, "Input/output error")
+        return read_frame(path, *limits)
 
-    reasons = {one["file"]: one["reason"] for one in found.story["left_out"]}
+    monkeypatch.setattr("stackd.jobs.calibration.read_frame", refusing)
+
+    found = calibrate(lights, [*good, *over, *closed, *map(str, bad)])
+
     assert len(found.story["used"]) == len(good)
-    assert reasons.keys() == {"darks/cut.fits", "darks/text.fits", "darks/blank.fits"} | {
-        f"flats/{Path(path).name}" for path in over + closed
-    }
-    assert reasons[f"flats/{Path(over[0]).name}"] == "is blank: every pixel is 65535"
-    assert "no brighter" in reasons[f"flats/{Path(closed[0]).name}"]
+    assert found.warnings == ()
+    assert set(found.story["left_out"]) == {
+        "darks/blank.fits: is empty", "darks/cut.fits: is 9000 bytes long where its header declares 13120",
+        "darks/gone.fits: cannot be read: No such file or directory",
+        "darks/refused.fits: cannot be read: Input/output error",
+        "darks/text.fits: is not a FITS, TIFF, PNG, JPEG or raw file",
+        f"flats/{Path(over[0]).name}: is blank: every pixel is 65535",
+        f"flats/{Path(closed[0]).name}: is no brighter than what the camera shows without light",
+    }  # fmt: skip
     assert evenness(found, lights[0]) < 2 * 20000**-0.5
+
+
+def test_a_folder_of_the_set_s_own_that_serves_nothing_is_warned_of(take: Take, calibrate: Calibrate) -> None:
+    """Somebody took those darks for these lights. Among those of all sets much fits nothing, as it should."""
+    lights, darks = take("light", 1, light=20000), take("dark", gain=0.0)
+
+    own, shared = calibrate(lights, darks), calibrate(lights, [], darks)
+
+    reason = f"darks/{Path(darks[0]).name} and 3 more: its gain is 0, the lights' 100"
+    assert own.warnings == (f"none of the set's darks is used: {reason}",)
+    assert shared.warnings == ()
+    assert own.story["left_out"] == shared.story["left_out"] == [reason]
+
+
+def test_masters_are_made_once_for_the_sets_of_a_night(
+    take: Take, calibrate: Calibrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And anew when a file of theirs changes."""
+    lights, darks = take("light", 1, light=20000), take("dark")
+    first = calibrate(lights, darks)
+    with monkeypatch.context() as without:
+        without.setattr("stackd.jobs.calibration.read_frame", lambda *args: pytest.fail("was read again"))
+        assert calibrate(take("light", 1, light=9000), darks).masters is first.masters
+    pixels, header = fits.getdata(darks[0]), fits.getheader(darks[0])
+    fits.writeto(darks[0], (pixels + 40).astype(np.uint16), header, overwrite=True)
+
+    again = calibrate(lights, darks)
+
+    assert np.median(again.masters.dark_adu - first.masters.dark_adu) > 5
 
 
 def test_an_overexposed_flat_is_no_flat(take: Take, calibrate: Calibrate) -> None:
@@ -145,7 +189,8 @@ def test_an_overexposed_flat_is_no_flat(take: Take, calibrate: Calibrate) -> Non
     found = calibrate(lights, take("dark") + take("flat", light=65000))
 
     assert found.masters.flat is None
-    assert {one["reason"] for one in found.story["left_out"]} == {"is overexposed"}
+    assert found.story["left_out"][0].endswith("and 3 more: is overexposed")
+    assert "none of the set's flats is used" in found.warnings[0]
 
 
 def test_the_wrong_darks_do_no_harm(take: Take, calibrate: Calibrate) -> None:
@@ -160,7 +205,56 @@ def test_the_wrong_darks_do_no_harm(take: Take, calibrate: Calibrate) -> None:
 
     assert found.masters == Calibration().masters
     assert (found.letters, found.history) == ("", ())
-    assert "ADU below their darks" in found.warnings[0]
+    assert "ADU below the darks" in found.warnings[0]
+    assert found.story["used"] == []
+
+
+def test_a_dark_in_another_unit_is_told_by_its_noise(
+    take: Take, calibrate: Calibrate, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """Real numbers below 2 may be shares of full scale, or the few counts that gather in a very cold camera."""
+    lights = take("light", 1, light=20000)
+    cold = tmp_path / "darks" / "cold.fits"
+    cold.parent.mkdir()
+    fits.PrimaryHDU(rng.normal(0.3, 0.1, SHAPE).astype(np.float32)).writeto(cold)
+
+    found = calibrate(lights, [str(cold), *take("bias", 9)])
+
+    assert np.median(found.masters.dark_adu) == pytest.approx(500.3, abs=1)
+    assert np.std(found.masters.dark_adu) < 5
+
+
+@pytest.mark.parametrize("lights_lost", [False, True])
+@pytest.mark.parametrize("darks_lost", [False, True])
+@pytest.mark.parametrize("flats_lost", [False, True])
+@pytest.mark.parametrize("flat_darks", [False, True])
+def test_the_offset_is_taken_out_once_whoever_lost_it_before(
+    take: Take,
+    calibrate: Calibrate,
+    night: Night,
+    lights_lost: bool,
+    darks_lost: bool,
+    flats_lost: bool,
+    flat_darks: bool,
+) -> None:
+    """Frames of which a program took the bias (CALSTAT) beside others of which it did not."""
+
+    def lose(paths: list[str], lost: bool) -> list[str]:
+        for path in paths if lost else ():
+            pixels, header = fits.getdata(path).astype(np.int32) - int(night.offset_adu), fits.getheader(path)
+            header["CALSTAT"] = "B"
+            fits.writeto(path, pixels.clip(0).astype(np.uint16), header, overwrite=True)
+        return paths
+
+    lights = lose(take("light", 1, light=20000), lights_lost)
+    frames = lose(take("dark", 9), darks_lost) + lose(take("flat", 9, light=3000), flats_lost) + take("bias", 9)
+    if flat_darks:
+        frames += take("dark", 9, exposure_s=1.0)
+
+    found = calibrate(lights, frames)
+
+    assert found.letters == "DF"
+    assert evenness(found, lights[0]) < 1.5 * 20000**-0.5
 
 
 def test_masters_of_other_programs(take: Take, calibrate: Calibrate, tmp_path: Path, night: Night) -> None:

@@ -117,7 +117,7 @@ def run(tmp_path: Path) -> Run:
         settings = what_to_restore(Settings(restore=RestoreSettings(**restore)))
         job = Job(
             "M31", tuple(paths), str(staging), settings, LimitsSettings().model_dump(mode="json"), "", "c" * 64,
-            aligned=aligned, calibration=calibration,
+            aligned=aligned, own_calibration=calibration,
         )  # fmt: skip
         return process(job, restorer, lambda step, share: None), staging
 

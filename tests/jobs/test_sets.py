@@ -12,7 +12,7 @@ import pytest
 from stackd.disk import model_store
 from stackd.disk.captures import write_capture
 from stackd.disk.frame import Frame
-from stackd.errors import ConfigError
+from stackd.errors import ConfigError, SetError
 from stackd.imaging import camera, skies
 from stackd.imaging.masters import NOTHING_KNOWN
 from stackd.jobs import golden, honesty, judging, sets, training, training_loop
@@ -51,7 +51,10 @@ def finish(
     ]
     inputs = [{"file": p.name, "sha256": d, "used": k < used} for k, (p, d) in enumerate(zip(paths, digests))]
     job = {"set": name, "identity": name, "digest": name, "attempt": 1, "frames": frames}
-    job["calibration"] = [{"path": str(path.relative_to(folders.frames[0]))} for path in calibration]
+    job["calibration"] = [
+        {"path": str(path.relative_to(folders.frames[0])), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in calibration
+    ]
     (folders.outbox / name).mkdir(parents=True)
     (folders.outbox / name / "result.json").write_text(json.dumps({"inputs": inputs, "job": job}))
 
@@ -111,12 +114,15 @@ def test_sets_are_calibrated_as_they_were_when_they_were_restored(
 
     [found] = sets.recorded_sets(folders)
 
-    assert found.calibration == tuple(sorted(darks.iterdir()))
+    assert [path for path, _ in found.calibration] == sorted(darks.iterdir())
     masters, middle = sets._masters_of(found), slice(76, 276)
     np.testing.assert_array_equal(masters.dark_adu, pattern[middle, middle])
     assert masters.flat is None
     assert sets._masters_of(replace(found, calibration=())) == NOTHING_KNOWN
-    found.calibration[0].unlink()
+    changed = replace(found, calibration=tuple((path, "another") for path, _ in found.calibration))
+    with pytest.raises(SetError, match="no longer calibrated"):
+        sets._masters_of(changed)
+    found.calibration[0][0].unlink()
     assert sets.recorded_sets(folders) == []
 
 

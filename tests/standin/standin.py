@@ -77,7 +77,8 @@ def process(job: Job, restorer: Any, progress: Callable[[str, float], None]) -> 
     progress("restore", 0.5)
     _obey(orders, staging)
     result = {"set": job.set_name, "model": restorer, "attempt": job.attempt}
-    result["calibrated_by"] = ["/".join(Path(path).parts[-2:]) for path in job.calibration]
+    calibration = job.own_calibration, job.shared_calibration
+    result["calibrated_by"] = [["/".join(Path(path).parts[-2:]) for path in paths] for paths in calibration]
     if "read" in orders:
         result["inputs"] = [{"sha256": orders["read"]}]
     (staging / "result.json").write_text(json.dumps(result))
