@@ -72,8 +72,13 @@ def _search_among(stars: Stars, reference: Stars, poses: Sequence[tuple[float, f
 
 def _is_locked(matrix: NDArray[np.float64], bounds: NDArray[np.float64]) -> bool:
     """Whether a transform leaves both corners of the bounds (2, 2) where they are on the detector."""
+    return _moves(matrix, bounds) < LOCKED_PX
+
+
+def _moves(matrix: NDArray[np.float64], bounds: NDArray[np.float64]) -> float:
+    """How far (px) a transform moves the corners of the bounds (2, 2) at most, along either axis."""
     moved = bounds @ matrix[:, :2].T + matrix[:, 2]
-    return bool(np.abs(moved - bounds).max() < LOCKED_PX)
+    return float(np.abs(moved - bounds).max())
 
 
 def _bounds(stars: Stars) -> NDArray[np.float64]:
@@ -102,7 +107,9 @@ def register_set(
     without_pattern = _blank_what_stays(luminances)
     again = _register(without_pattern, noises, saturation_adu)
     most = 2 * sum(t is not None for t in again.transforms) > len(luminances)
-    return again if most and _rests_on_stars(again) and not _stands_still(again) else found
+    if not most or not _rests_on_stars(again) or _stands_still(again):
+        return found
+    return again if _stands_still(found) or _is_as_good(again, found) else found
 
 
 def _register(
@@ -127,12 +134,22 @@ def _stands_still(registration: Registration) -> bool:
     return bool(still) and 2 * sum(still) > len(still)
 
 
+def _is_as_good(one: Registration, other: Registration) -> bool:
+    """Whether it places no frame fewer, and those that both place no worse: what was blanked may have been stars."""
+    both = [(a, b) for a, b in zip(one.transforms, other.transforms) if a is not None and b is not None]
+    places_all = len(both) == sum(t is not None for t in other.transforms)
+    here, there = (np.nanmedian([t.rms_px for t in transforms]) for transforms in zip(*both))
+    return places_all and bool(here <= there)
+
+
 def _shows_a_pattern(registration: Registration) -> bool:
-    """Whether in some frame that moved nearly as many sources stayed in place on the detector as moved along."""
+    """Whether in some frame that moved nearly as many sources stayed in place on the detector as moved along. Of frames
+    that hardly moved nobody can tell: their stars are in place, too."""
     there = registration.stars[registration.reference]
     return any(
         t is not None
         and t.method == "stars"
+        and _moves(t.matrix, _bounds(there)) > 2 * LOCKED_RADIUS_PX
         and 2 * len(pair(here, there, np.eye(2, 3), LOCKED_RADIUS_PX)[0]) > t.matched
         for here, t in zip(registration.stars, registration.transforms, strict=True)
     )

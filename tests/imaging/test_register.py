@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from stackd.imaging import skies
+from stackd.imaging.camera import Night, expose
+from stackd.imaging.quality import measure_sky, pixel_noise
 from stackd.imaging.register import find_transform, register_set
 from stackd.imaging.stars import Stars, find_stars
 from stackd.imaging.warp import compose, invert
@@ -220,3 +223,22 @@ def test_find_stars_and_find_transform_agree_on_pixels():
     found = find_transform(find_stars(frame, 10.0), find_stars(shifted, 10.0))
 
     assert found.matrix == pytest.approx(similarity(0, 5, 3), abs=0.02)
+
+
+@pytest.mark.parametrize("seed", [0, 6, 9, 12])
+def test_a_frame_that_hardly_moved_makes_no_pattern_of_the_stars(seed: int) -> None:
+    """Of small dithers one may come back to a pixel beside the reference: all of its stars are then where the
+    reference has its own, and none of them may be blanked for it."""
+    rng, shape = np.random.default_rng(seed), (256, 256)
+    stars = skies.star_catalogue(shape, 1, rng, 1000, (1000, 2e5))
+    night = Night(shift_px=4.0, rotation_deg=0.05, gradient=0.0, hot_pixels=0.0)
+    exposures = expose(skies.Sky(np.zeros((1, *shape), np.float32), *stars), night, rng)
+    frames = [e.pixels - np.float32(measure_sky(e.pixels).level_adu) for e in exposures]
+
+    found = register_set(frames, [pixel_noise(frame) for frame in frames])
+
+    onto_sky = [np.vstack([e.matrix, [0, 0, 1]]) for e in exposures]
+    for truth, transform in zip(onto_sky, found.transforms):
+        assert transform is not None
+        expected = np.linalg.inv(onto_sky[found.reference]) @ truth
+        np.testing.assert_allclose(transform.matrix @ [128, 128, 1], (expected @ [128, 128, 1])[:2], atol=0.1)
