@@ -83,7 +83,9 @@ class SetSettings(Section):
     partial_after_s: Annotated[float, Field(ge=0)] = Field(
         3600.0, description="a set counts as incomplete after so long without a new frame"
     )
-    min_frames: Annotated[int, Field(ge=1)] = Field(2, description='fewest frames that partial = "restore" accepts')
+    min_frames: Annotated[int, Field(ge=1)] = Field(
+        2, description='fewest frames that show anything; partial = "restore" accepts no fewer'
+    )
     exposure_tolerance: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="exposures in a set may differ by this share"
     )

@@ -128,7 +128,7 @@ def _job(found: Found, out: Path, staging: Path, settings: Settings, *, aligned:
         set_name=out.name,
         paths=tuple(sighting.path for sighting, _ in found.frames),
         staging=str(staging),
-        restore=what_to_restore(settings),
+        restore=what_to_restore(settings) | {"min_frames": 1},  # by hand, any number is a set
         limits=settings.limits.model_dump(),
         model=model,
         config_sha256=settings.digest(),

@@ -5,6 +5,7 @@ changes nothing.
 """
 
 import json
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def snapshot(turn: Turn, step: str, watch: str) -> dict[str, Any]:
             {"set": one.set_name, "reason": one.reason, "file": one.file, "remedy": one.remedy}
             for one in turn.assembly.spoiled
         ],
+        "calibration": _shared_calibration(turn),
         "ignored": [
             *(f"{one.path}: {one.reason}" for one in (*turn.listing.ignored, *turn.assembly.unused)),
             *(f"{folder}: no capture lies in this folder" for folder in _folders_without_captures(turn)),
@@ -41,6 +43,12 @@ def snapshot(turn: Turn, step: str, watch: str) -> dict[str, Any]:
         "served_instead": turn.served_instead,
         "watch": watch,
     }
+
+
+def _shared_calibration(turn: Turn) -> dict[str, int]:
+    """How many files lie in each folder of darks, flats and biases that serve all sets."""
+    parts = (one.path.split("/") for one in turn.listing.calibration)
+    return Counter(folders[0] for *folders, _ in parts if len(folders) == 1)
 
 
 def _folders_without_captures(turn: Turn) -> tuple[str, ...]:
@@ -121,6 +129,8 @@ def as_text(view: dict[str, Any]) -> str:
         lines.append(f"tried again  {one['set']}: {why}")
     for one in (*view["spoiled"], *view["quarantined"]):
         lines.append(f"quarantined  {one['set']}: {in_words(one['set'], one['reason'], one['file'], one['remedy'])}")
+    if shared := view.get("calibration"):
+        lines.append(f"calibration  {', '.join(f'{n} in {folder}/' for folder, n in shared.items())}, for all sets")
     lines += [f"ignored      {one}" for one in _by_reason(view["ignored"])]
     repeats = f", {_counted(view['duplicates'], 'repeat')}" if view["duplicates"] else ""
     lines.append(f"done         {_counted(view['done'], 'set')}{repeats}")

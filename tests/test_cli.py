@@ -225,6 +225,7 @@ def test_status_knows_what_waits_runs_and_failed(call: Callable[..., Any], here:
         write_frame(here / "inbox/good" / f"{n}.fits", n + 20)
     for n in range(6):
         write_frame(here / "inbox/M27" / f"{n}.fits", n + 40)
+        write_frame(here / "inbox/Darks" / f"{n}.fits", n + 50)
     daemon = Daemon(load(here / "config.toml", {}), work=WORK)
     daemon.once()
     alive = json.loads(call("status", "--json").stdout)
@@ -241,6 +242,8 @@ def test_status_knows_what_waits_runs_and_failed(call: Callable[..., Any], here:
     assert (away["set"], away["reason"], away["remedy"]) == ("bad", "the frames show nothing", "take others")
     assert "bad: the frames show nothing (take others)" in words
     assert "6 of 8" in words
+    assert alive["calibration"] == {"Darks": 6}
+    assert "calibration  6 in Darks/, for all sets" in words
 
     assert call("retry", "bad", "good").exit_code == 1
     assert json.loads(call("status", "--json").stdout)["quarantined"] == []
@@ -266,6 +269,17 @@ def test_restore_writes_one_result_and_overwrites_none(here: Path) -> None:
     (here / "empty").mkdir()
     single.restore([here / "set/a.fits"], here / "empty", settings, lambda *step: None, aligned=True, work=WORK)
     assert (here / "empty/restored.fits").read_text() == "a.fits"
+
+
+def test_a_frame_that_shows_nothing_is_named_and_no_setting_with_it(call: Callable[..., Any], here: Path) -> None:
+    """By hand there is no quarantine to come back from."""
+    fits.PrimaryHDU(np.full((32, 32), 7, np.uint16)).writeto(here / "blank.fits")
+
+    error = str(call("restore", "blank.fits", "--out", "out").error)
+
+    assert "no frame shows anything: blank.fits is blank" in error
+    assert "retry" not in error
+    assert "min_frames" not in error
 
 
 def test_restore_is_calibrated_by_what_lies_in_the_folder(call: Callable[..., Any], here: Path) -> None:

@@ -146,7 +146,7 @@ def _bayer(values: dict[str, Value], height_px: int, bottom_up: bool) -> str | N
         raise SetError(
             f"BAYERPAT is {pattern!r}; stackd knows RGGB, BGGR, GRBG and GBRG", remedy="correct the card in the header"
         )
-    right = int(_number(values, ("XBAYROFF",)) or 0) % 2
-    down = (int(_number(values, ("YBAYROFF",)) or 0) + (bottom_up and height_px % 2 == 0)) % 2
+    right = int(_number(values, ("XBAYROFF", "BAYOFFX")) or 0) % 2
+    down = (int(_number(values, ("YBAYROFF", "BAYOFFY")) or 0) + (bottom_up and height_px % 2 == 0)) % 2
     rows = [pattern[:2], pattern[2:]]
     return "".join(rows[(row + down) % 2][(column + right) % 2] for row in range(2) for column in range(2))

@@ -171,6 +171,8 @@ def _refuse_blank(pixels: Image) -> None:
     low, high = np.fmin.reduce(pixels, axis=None), np.fmax.reduce(pixels, axis=None)
     if np.isnan(low):
         raise Useless("holds no number at all", remedy="remove it")
+    if pixels.ndim == 3 and np.isnan(np.fmin.reduce(pixels, axis=(1, 2))).any():
+        raise Useless("holds no number in one of its colours", remedy="save it without that plane, or remove it")
     if low == high:
         raise Useless(f"is blank: every pixel is {low:g}", remedy="remove it")
 

@@ -170,11 +170,16 @@ def _how_they_lie(frames: int, aligned: Aligned) -> str:
     return f"registered {len(aligned.used)} of {frames} frames onto REFFRAME"
 
 
+def _rejection(aligned: Aligned) -> str:
+    """Of fewer than three frames none can be told to be wrong."""
+    return "outliers rejected, " if len(aligned.used) > 2 else ""
+
+
 def _history(frames: int, aligned: Aligned, picture: Picture, restorer: AnyRestorer | None) -> list[str]:
     lines = [
         f"hot pixels mended: {aligned.hot_pixels}",
         _how_they_lie(frames, aligned),
-        "outliers rejected, inverse-variance weighted mean: the plain stack",
+        f"{_rejection(aligned)}inverse-variance weighted mean: the plain stack",
     ]
     if aligned.field and picture.orientations:
         lines.append("star shapes followed over the field, in which they change")
@@ -194,4 +199,7 @@ def _squeezed(planes: Image) -> Image:
 
 
 def _number(value: float) -> float | None:
-    return round(float(value), 5) if math.isfinite(value) else None
+    """To five decimals, or five figures where the unit is full scale and all numbers are small."""
+    if not math.isfinite(value):
+        return None
+    return round(float(value), 5) if abs(value) >= 1 else float(f"{value:.5g}")

@@ -268,7 +268,8 @@ def _mean(moved: dict[int, Image], noise_adu) -> tuple[Image, float]:
         plane = image.mean(0)
         weight = np.isfinite(plane) * np.float32(noise_adu[k] ** -2.0)
         total, weights = total + np.nan_to_num(plane) * weight, weights + weight
-    mean = np.where(weights > 0, total / np.maximum(weights, 1e-12), np.nan).astype(np.float32)
+    mean = np.full(weights.shape, np.nan, np.float32)
+    np.divide(total, weights, out=mean, where=weights > 0)
     return mean, float(weights.max() ** -0.5)
 
 

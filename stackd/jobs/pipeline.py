@@ -43,7 +43,8 @@ def process(job: Job, restorer: AnyRestorer | None, progress: ProgressCall) -> d
     stacks = _stack(aligned, frames[0], job.restore["reject_kappa"])
     progress("restore", 0.6)
     picture = restore(aligned, stacks, restorer, job.restore, lambda share: progress("restore", 0.6 + 0.3 * share))
-    picture = replace(picture, warnings=(*calibration.warnings, *_clipped(aligned), *picture.warnings))
+    warnings = (*calibration.warnings, *_clipped(aligned), *_too_few_to_reject(aligned))
+    picture = replace(picture, warnings=(*warnings, *picture.warnings))
     for warning in picture.warnings:
         logger.warning(warning)
     progress("write", 0.9)
@@ -67,11 +68,14 @@ def _read(job: Job, progress: ProgressCall) -> tuple[list[Frame], list[LeftOut]]
         left_out.append(LeftOut(str(Path(path).absolute()), read_once(Path(path), max_bytes)[1], reason))
         logger.warning("{} is left out: {}", Path(path).name, reason)
     if left_out and len(frames) < job.restore["min_frames"]:
-        needed, each = job.restore["min_frames"], "; ".join(f"{Path(one.path).name} {one.reason}" for one in left_out)
+        each = "; ".join(f"{Path(one.path).name} {one.reason}" for one in left_out)
+        if not frames:
+            raise SetError(f"no frame shows anything: {each}", file=left_out[0].path, remedy="take other frames")
         raise SetError(
-            f"only {len(frames)} of {len(job.paths)} frames show anything, set.min_frames is {needed}: {each}",
+            f"only {len(frames)} of {len(job.paths)} frames show anything, "
+            f"set.min_frames is {job.restore['min_frames']}: {each}",
             file=left_out[0].path,
-            remedy=f"replace these frames, or change set.min_frames and `stackd retry {job.set_name}`",
+            remedy="replace these frames, or lower set.min_frames",
         )
     return frames, left_out
 
@@ -99,6 +103,13 @@ def _clipped(aligned: Aligned) -> list[str]:
         f"{len(clipped)} of {len(aligned.frames)} frames are clipped at black, up to {max(clipped):.0%} of their "
         "pixels: the sky's noise cannot be measured there, and sigma.fits is too small"
     ]
+
+
+def _too_few_to_reject(aligned: Aligned) -> list[str]:
+    """Where nothing could tell what does not belong."""
+    if len(aligned.used) != 2:
+        return []
+    return ["of two frames none can be told to be wrong: trails and cosmic rays stay in the picture"]
 
 
 def _log_left_out(frames: Sequence[Frame], aligned: Aligned) -> None:

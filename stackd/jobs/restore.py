@@ -84,9 +84,9 @@ def restore(
         return Picture(plain, plain_sigma, plain, 0.0, 0, None, None)
     if not restorer.knows_stars:
         clean = np.stack([restorer.restore_frames(frames) for frames in aligned.bands])
-        return Picture(
-            np.where(np.isnan(plain), np.nan, clean), plain_sigma, plain, 1.0, 1, None, None, (CLASSIC_WARNING,)
-        )
+        strength = settings["strength"]
+        mixed = _mixed(np.where(np.isnan(plain), np.nan, clean), plain, strength)
+        return Picture(mixed, plain_sigma, plain, strength, 1, None, None, (CLASSIC_WARNING,))
     if aligned.psfs is None:
         if aligned.by_stars:
             return Picture(plain, plain_sigma, plain, 0.0, 0, None, None, (f"{NO_SHAPE} and this is the plain stack",))

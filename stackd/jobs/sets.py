@@ -45,7 +45,8 @@ class RecordedSet:
 def learnt_and_held_out(folders: SetFolders, seed: int) -> tuple[list[HalfSample], list[HalfSample]]:
     """Samples of the sets to learn from and of those to be judged on, apart by whole sets.
 
-    By the name's hash, so a set stays on its side; at least one is held out. Raises ConfigError for fewer than two.
+    By the name's hash, so that a set stays on its side as soon as there are a handful; at least one is held out. Raises
+    ConfigError for fewer than two.
     """
     found = [(one, samples) for one in recorded_sets(folders) if (samples := _samples_of(one, seed))]
     if len(found) < 2:

@@ -83,6 +83,9 @@ class Hands:
             return Probed(path, Problem(f"cannot be read for now: {error.strerror or error}", remedy, passing=True))
         except Exception as error:  # noqa: BLE001 - a stranger's file may break any parser; it must not stop the night
             logger.opt(exception=error).debug("{}: the reader failed", path)
+            if _lacks_memory(error):
+                remedy = "raise limits.memory_mb if the file is in order, or remove it"
+                return Probed(path, Problem("does not fit into the memory", remedy))
             return Probed(path, Problem(f"cannot be read: {_words(error)}", "replace or remove the file"))
 
     def do(self, job: Job, progress: Progress, known: Known) -> Report:

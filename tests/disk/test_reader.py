@@ -206,6 +206,8 @@ def test_start_times_are_utc(write_fits: WriteFits, cards: dict[str, Any], meant
         (24, {}, "RGGB"),
         (24, {"XBAYROFF": 1}, "GRBG"),
         (24, {"YBAYROFF": 1}, "GBRG"),
+        (24, {"BAYOFFX": 1}, "GRBG"),  # an older spelling
+        (24, {"BAYOFFX": 1, "BAYOFFY": 1, "YBAYROFF": 0}, "GRBG"),
         (24, {"XBAYROFF": 1, "YBAYROFF": 3}, "BGGR"),
         (24, {"ROWORDER": "TOP-DOWN"}, "RGGB"),
         (24, {"ROWORDER": "BOTTOM-UP"}, "GBRG"),
@@ -268,6 +270,15 @@ def test_a_frame_without_light_is_refused(write_fits: WriteFits, value: float) -
     assert facts_of(path).width_px == 32
     with pytest.raises(SetError, match=r"light\.fits: (is blank|holds no number)"):
         frame_of(path)
+
+
+def test_a_colour_without_a_number_is_refused(write_fits: WriteFits, rng: np.random.Generator) -> None:
+    """Else the frame's luminance would hold none either, and its stars would be said to be too few."""
+    planes = rng.normal(100, 5, (3, 24, 32)).astype(np.float32)
+    planes[2] = np.nan
+
+    with pytest.raises(SetError, match="no number in one of its colours"):
+        frame_of(write_fits(pixels=planes))
 
 
 def test_a_zero_scale_is_refused(write_fits: WriteFits) -> None:

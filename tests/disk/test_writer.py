@@ -70,6 +70,22 @@ def test_times_come_from_the_frames_not_from_the_reference(tmp_path: Path, make_
     assert header["MJD-OBS"] == pytest.approx(61366.8368056 - 1 / 24, abs=1e-6)
 
 
+def test_nothing_of_the_reference_contradicts_the_set(tmp_path: Path, make_product: Make) -> None:
+    """Its own start, its own middle, the levels at which it was full or shown."""
+    stale = {
+        "DATE-BEG": "'2026-11-22T20:06:00'", "DATE-LOC": "'2026-11-22T21:06:00'", "TIME-OBS": "'20:06:00'",
+        "UT": "'20:06:00'", "MJD-AVG": "61366.8", "JD": "2461367.3", "SATURATE": "65535", "CWHITE": "2000",
+    }  # fmt: skip
+    cards = tuple(f"{name:8}= {value}".ljust(80) for name, value in stale.items())
+    product = make_product()
+
+    write_result(tmp_path, make_product(reference_cards=product.reference_cards + cards))
+
+    header = fits.getheader(tmp_path / "stack.fits")
+    assert not set(stale) & set(header)
+    assert header["OBJECT"] == "M 31"
+
+
 @pytest.mark.parametrize("bands", [1, 3])
 def test_sky_coordinates_hold_for_the_result(tmp_path: Path, make_product: Make, bands: int) -> None:
     """The plate solution of the reference is that of the result, in colour too."""
