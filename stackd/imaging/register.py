@@ -23,6 +23,9 @@ from stackd.imaging.warp import Transform, compose, identity
 VOTERS = 100  # brightest stars of each frame
 CERTAIN = -5.0  # log10 of the false alarms that one pair of frames may expect
 ENOUGH_STARS = 10  # matched, beyond which no picture tells better
+NEAR_PX = 12.0  # that a picture's own transform may be wrong by
+GOOD_PX = 0.5  # within which it leaves the stars where there is nothing to polish
+FEWEST_STARS, MOST_SHARE = 4, 0.5  # matched, of those that the frame with fewer shows, to polish it
 NEIGHBOURS = 3  # in time, by way of which a frame may be placed that does not lie on the reference itself
 LOCKED_RADIUS_PX = 1.0
 LOCKED_PX = 0.5  # a transform that moves no corner by more may be the detector's own pattern
@@ -209,7 +212,30 @@ def _lay(
     by_stars = find_transform(stars[frame], stars[reference])
     if by_stars is not None and by_stars.matched >= ENOUGH_STARS:
         return by_stars
-    return find_transform_by_phase(luminances[frame], luminances[reference]) or by_stars
+    by_picture = find_transform_by_phase(luminances[frame], luminances[reference])
+    if by_picture is None:
+        return by_stars
+    return _polished(by_picture, stars[frame], stars[reference], luminances[frame].shape)
+
+
+def _polished(by_picture: Transform, stars: Stars, reference: Stars, shape: tuple[int, int]) -> Transform:
+    """The same by the few stars of both frames, if most of them lie on each other after a small step: the picture of a
+    faint nebula alone may be wrong by some pixels. Where it is not, they tell no better, as little as craters do."""
+    match = refine(stars, reference, by_picture.matrix, NEAR_PX) if min(len(stars), len(reference)) else None
+    if match is None or match.matched < max(FEWEST_STARS, MOST_SHARE * min(len(stars), len(reference))):
+        return by_picture
+    mine, theirs = pair(stars, reference, match.matrix, LOCKED_RADIUS_PX)
+    laid = by_picture.matrix @ np.stack([stars.x[mine], stars.y[mine], np.ones(len(mine))])
+    off_px = np.hypot(laid[0] - reference.x[theirs], laid[1] - reference.y[theirs])
+    if len(mine) == 0 or np.median(off_px) < GOOD_PX or not _is_near(match.matrix, by_picture.matrix, shape):
+        return by_picture
+    return Transform(match.matrix, by_picture.method, match.matched, match.rms_px)
+
+
+def _is_near(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int]) -> bool:
+    """Whether two transforms of a frame of this shape bring its corners to about the same places."""
+    corners = np.array([[x, y, 1] for x in (0, shape[1] - 1) for y in (0, shape[0] - 1)]).T
+    return bool(np.hypot(*(one @ corners - other @ corners)).max() < NEAR_PX)
 
 
 def _by_way_of_another(stars: Sequence[Stars], transforms: Sequence[Transform | None], frame: int) -> Transform | None:
