@@ -100,6 +100,7 @@ class Turn:
         """
         quiet = self.last_scan_s - self._changed_s > self._quick_until_s()
         at_work = self.claimed is not None or self.runner.looking or self._asked or self._left_to_archive
+        at_work = at_work or self.assembly.awaits_calibration
         return quiet and not at_work and not self._claimable()
 
     @property

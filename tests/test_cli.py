@@ -293,7 +293,7 @@ def test_restore_is_calibrated_by_what_lies_in_the_folder(call: Callable[..., An
 
     assert fits.getheader(here / "out/restored.fits")["CALSTAT"] == "D"
     result = json.loads((here / "out/result.json").read_text())
-    assert [one["file"] for one in result["calibration"]["used"]] == ["darks/0.fits", "darks/1.fits", "darks/2.fits"]
+    assert [one["file"] for one in result["calibration"]["used"]] == [f"set/darks/{n}.fits" for n in range(3)]
 
 
 def test_restore_says_all_problems_and_leaves_nothing(here: Path) -> None:

@@ -649,6 +649,23 @@ def test_darks_that_come_while_a_set_is_at_work_are_not_missed(tmp_path: Path) -
     assert house.published() == ["M31", "M33"]
 
 
+def test_a_file_that_changes_all_the_time_keeps_no_set_for_ever(tmp_path: Path) -> None:
+    """Neither the inbox, by one among those of all sets, nor its own, by being begun again with each change."""
+    house = House(tmp_path)
+    restless = tmp_path / "inbox/M31/darks/d.fits"
+    house.drop("M31", do="touch", file=str(restless))
+    house.drop("M33", first=20)
+    write_frame(restless, 50)
+    shared = tmp_path / "inbox/darks/growing.fits"
+    said = []
+    for number in range(40):
+        write_frame(shared, number)
+        said += house.pass_time(10)
+
+    assert said.count("M33 done") == 1
+    assert (said.count("M31 handed back"), said.count("M31 done")) == (2, 1)
+
+
 def test_the_same_frames_with_other_darks_are_another_set(tmp_path: Path) -> None:
     """Restored once without darks, a copy of the folder with darks in it is no repetition; what changes among those of
     all sets makes no old set a new one."""

@@ -96,6 +96,11 @@ def own_calibration(inbox: Path, folder: str) -> tuple[Sighting, ...]:
     return _sorted(_without_twins(_look_into_set(inbox, folder, [], []), []))
 
 
+def is_calibration(path: str) -> bool:
+    """Whether a path in the inbox lies in a folder of darks, flats or biases."""
+    return _calibrates(path.rpartition("/")[0].rpartition("/")[2])
+
+
 @contextmanager
 def open_safely(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
     """A regular file open for reading: never through a link, never waiting for a pipe's other end.

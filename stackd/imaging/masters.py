@@ -115,26 +115,33 @@ def _median(samples: Image) -> Image:
     return np.where(np.isnan(ordered[-1]), np.float32(np.nan), middle)
 
 
-def without_light(has_offset: bool, dark: Mean | None, bias: Mean | None, dark_scale: float = 1.0) -> Image | None:
-    """What a frame's pixels hold without light, if it `has_offset` and lasts `dark_scale` times as long as the dark.
+@dataclass(frozen=True, slots=True)
+class Unlit:
+    """What a frame's pixels hold without light, and whether the mean dark and the mean bias have a part in it."""
+
+    pixels: Image
+    by_dark: bool
+    by_bias: bool
+
+
+def without_light(has_offset: bool, dark: Mean | None, bias: Mean | None, dark_scale: float = 1.0) -> Unlit | None:
+    """Of a frame that `has_offset` and lasts `dark_scale` times as long as the dark.
 
     Darks and biases may have lost the camera's offset where the frame has it, or the other way round. None where they
     cannot tell.
     """
-    offset = bias.pixels if bias is not None and bias.has_offset == has_offset else None
+    offset = Unlit(bias.pixels, False, True) if bias is not None and bias.has_offset == has_offset else None
     if dark is None:
         return offset
     if dark.has_offset == has_offset and dark_scale == 1:
-        return dark.pixels
-    current = dark.pixels if not dark.has_offset else None
+        return Unlit(dark.pixels, True, False)
+    current = None if dark.has_offset else Unlit(dark.pixels, True, False)
     if bias is not None and bias.has_offset == dark.has_offset:
-        current = dark.pixels - bias.pixels
-    if current is None:
+        current = Unlit(dark.pixels - bias.pixels, True, True)
+    if current is None or (offset is None and has_offset):
         return offset
-    gathered = np.float32(dark_scale) * current
-    if offset is not None:
-        return offset + gathered
-    return None if has_offset else gathered
+    gathered = np.float32(dark_scale) * current.pixels
+    return Unlit(gathered, True, current.by_bias) if offset is None else Unlit(offset.pixels + gathered, True, True)
 
 
 def offset_of(dark: Mean | None) -> np.float32 | None:

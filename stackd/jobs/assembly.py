@@ -32,7 +32,8 @@ UNSETTLED = "has still to settle"
 FOLLOWED = "has just come, and more may follow"
 # A calibration frame is not read before its set: it has so many settle times to be whole.
 CALIBRATION_SETTLES = 3
-LONGEST_GAP_S = 600.0  # that darks taken one after the other may be waited for
+LONGEST_GAP_S = 600.0  # between darks that are taken one after the other
+LONGEST_WAIT_S = 7200.0  # of a set for its own
 
 
 class Past(Protocol):
@@ -61,6 +62,7 @@ class Assembly:
     waiting: tuple[Waiting, ...] = ()
     spoiled: tuple[Spoiled, ...] = ()
     unused: tuple[Unused, ...] = ()
+    awaits_calibration: bool = False  # some set's darks, flats or biases may still be arriving
     needs_facts: tuple[Sighting, ...] = ()  # settled, in no past set, not yet in `facts` or to be looked at again
 
 
@@ -105,8 +107,11 @@ class Assembler:
         piles = self._sort_out(used_paths, facts, now_s, unused, needs_facts)
         outcome = Outcome(lambda name: past.named(name) > reopened[name], _folders_in(listing))
         homes = calibration_by_home(listing.calibration)
+        awaits_calibration = False
         for folder in sorted(piles):
-            calibrating = self._unsettled(*calibration_for(folder, homes), now_s)
+            quiet_s = now_s - piles[folder].newest_s
+            calibrating = self._unsettled(*calibration_for(folder, homes), quiet_s, now_s)
+            awaits_calibration |= bool(calibrating)
             for group in self._groups_of(folder, piles[folder]):
                 group.calibrating = calibrating
                 judge(group, self.rules, now_s, outcome)
@@ -115,6 +120,7 @@ class Assembler:
             tuple(sorted(outcome.waiting, key=lambda one: one.set_name)),
             tuple(sorted(outcome.spoiled, key=lambda one: one.set_name)),
             tuple(sorted(unused, key=lambda one: one.path)),
+            awaits_calibration,
             tuple(sorted(needs_facts, key=lambda one: one.path)),
         )
 
@@ -156,18 +162,31 @@ class Assembler:
     def _is_quiet(track: _Track, for_s: float, now_s: float) -> bool:
         return track.scans >= 2 and now_s - track.since_s >= for_s
 
-    def _unsettled(self, own: Iterable[Sighting], shared: Iterable[Sighting], now_s: float) -> list[Pending]:
+    def _unsettled(
+        self, own: Iterable[Sighting], shared: Iterable[Sighting], quiet_s: float, now_s: float
+    ) -> list[Pending]:
         """Calibration frames that may still be arriving, and the set's newest while more may follow it: they are read
-        with the set, not before, and what comes later would have to begin it again."""
-        tracks = [self._calibration[one.path] for one in (*own, *shared)]
+        with the set, not before, and what comes later would have to begin it again.
+
+        `quiet_s`: since its lights are there. A set does not wait for ever for its darks, and for those of all sets no
+        longer than for a light that does not grow.
+        """
         settle_s = CALIBRATION_SETTLES * self.rules.settle_s
+        awaited = list(own) if quiet_s < LONGEST_WAIT_S else []
+        newest_own = max((self._calibration[one.path] for one in awaited), key=attrgetter("since_s"), default=None)
+        if quiet_s < PATIENCE_SETTLES * self.rules.settle_s:
+            awaited += shared
+        tracks = [self._calibration[one.path] for one in awaited]
         pending = [Pending(one.sighting.path, UNSETTLED) for one in tracks if not self._is_quiet(one, settle_s, now_s)]
-        arrivals_s = sorted({self._calibration[one.path].since_s for one in own})
-        if pending or len(arrivals_s) < 2:
+        if pending or newest_own is None or self._is_quiet(newest_own, 2 * self._last_gap_s(own), now_s):
             return pending
-        newest = max((self._calibration[one.path] for one in own), key=attrgetter("since_s"))
-        gap_s = min(2 * (arrivals_s[-1] - arrivals_s[-2]), LONGEST_GAP_S)
-        return [] if self._is_quiet(newest, gap_s, now_s) else [Pending(newest.sighting.path, FOLLOWED)]
+        return [Pending(newest_own.sighting.path, FOLLOWED)]
+
+    def _last_gap_s(self, calibration: Iterable[Sighting]) -> float:
+        """Between the arrivals of the two newest frames; 0 where they are too far apart for a series."""
+        arrivals_s = sorted({self._calibration[one.path].since_s for one in calibration})
+        gap_s = arrivals_s[-1] - arrivals_s[-2] if len(arrivals_s) > 1 else 0.0
+        return gap_s if gap_s <= LONGEST_GAP_S else 0.0
 
     def _is_final(self, problem: Problem, quiet_s: float) -> bool:
         return not problem.passing and (problem.finished or quiet_s >= PATIENCE_SETTLES * self.rules.settle_s)

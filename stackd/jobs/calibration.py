@@ -29,8 +29,8 @@ from stackd.imaging.masters import (
     offset_of,
     without_light,
 )
-from stackd.imaging.quality import measure_sky, pixel_noise
-from stackd.jobs.calibration_plan import Plan, Reasons, Seen, kind_of, plan_for, sentences
+from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise
+from stackd.jobs.calibration_plan import Plan, Reasons, Seen, kinds_without, plan_for, sentences
 from stackd.records import FrameFacts
 
 OVEREXPOSED = 0.9  # of the sensor's limit, by half of a flat's pixels
@@ -38,7 +38,7 @@ DARKER_SIGMA = 3.0  # of its noise, that the lights' sky may lie below the maste
 LOUDER = 2.0  # than a light, that a master dark may be: a single dark is about as loud
 LEAST_NORMALISED_NOISE = 5e-3  # of full scale; numbers below 2 that are noisier are counts of a very dark dark
 KEPT_FACTS = 4000  # of calibration frames that were looked at before
-PLURALS = {"dark": "darks", "flat": "flats", "bias": "biases"}
+NO_OFFSET = "nobody knows how much of it is the camera's offset; add biases"
 
 T = TypeVar("T")
 Stamp = tuple[int, int, int] | None
@@ -80,23 +80,34 @@ def calibration_of(own: Sequence[str], shared: Sequence[str], light: Frame, limi
     """
     if not own and not shared:
         return Calibration()
-    found, bad = _seen(own, shared, limits)
+    found, unreadable = _seen(own, shared, limits)
     plan = plan_for(light.facts, found, exposure_tolerance=limits.exposure_tolerance)
-    stamps = tuple(map(_stamp, _planned(plan)))
-    combined = _combined(plan, stamps, light.pixels.shape, bool(light.facts.bayer), limits)
-    masters, used, warnings = combined.masters, combined.used, []
+    combined = _made(plan, light, limits)
+    masters, used = combined.masters, combined.used
+    misfits = (*plan.left_out, *unreadable, *combined.bad)
     if refusal := _why_no_good(masters, light):
         masters, used = NOTHING_KNOWN, ()
-        warnings.append(f"{refusal}: this set is not calibrated")
-    letters = "" if masters.dark_adu is None else "D" if _serving(plan.darks, used) else "B"
-    letters += "F" if masters.flat is not None else ""
-    left_out = (*plan.left_out, *plan.needless, *bad, *combined.bad)
-    misfits = (*plan.left_out, *bad, *combined.bad)
+        warnings = [f"{refusal}: this set is not calibrated"]
+    else:
+        warnings = kinds_without(own, [path for path, _ in used], misfits)
+    left_out = (*misfits, *plan.needless)
     for line in sentences(left_out):
         logger.info("not calibrated by {}", line)
-    warnings += _kinds_without(own, used, misfits)
+    letters = "" if masters.dark_adu is None else "D" if _serving(plan.darks, used) else "B"
+    letters += "F" if masters.flat is not None else ""
     history = _history(plan, used) if letters else ()
-    return Calibration(masters, letters, _story(letters, plan, used, left_out), history, tuple(warnings))
+    story = _story(letters, plan, used, left_out, set(own))
+    return Calibration(masters, letters, story, history, tuple(warnings))
+
+
+def _made(plan: Plan, light: Frame, limits: Limits) -> _Combined:
+    """The plan carried out, or as it was for the set before. What could not be read then may be read next time."""
+    recipe = replace(plan, left_out=(), needless=())
+    stamps = tuple(_stamp(path) for paths in recipe.used.values() for path in paths)
+    combined = _combined(recipe, stamps, light.pixels.shape, bool(light.facts.bayer), limits)
+    if combined.bad:
+        _combined.cache_clear()
+    return combined
 
 
 def _seen(own: Sequence[str], shared: Sequence[str], limits: Limits) -> tuple[list[Seen], Reasons]:
@@ -139,34 +150,40 @@ def _or_reason(look: Callable[[], T]) -> T | str:
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
-def _planned(plan: Plan) -> list[str]:
-    return [path for paths in plan.used.values() for path in paths]
-
-
 @lru_cache(1)
-def _combined(plan: Plan, stamps: tuple[Stamp, ...], shape: tuple[int, ...], bayer: bool, limits: Limits) -> _Combined:
-    """The plan carried out, for lights of this shape; `stamps` tell whether its files are still the same."""
-    reader = _Reader(shape, limits)
-    bias = _mean(reader.read(plan.biases), "biases" in plan.with_offset)
-    dark = _mean(reader.read(plan.darks), "darks" in plan.with_offset)
-    flat_dark = _mean(reader.read(plan.flat_darks), "flat_darks" in plan.with_offset)
+def _combined(
+    recipe: Plan, stamps: tuple[Stamp, ...], shape: tuple[int, ...], bayer: bool, limits: Limits
+) -> _Combined:
+    """A plan carried out, for lights of this shape; `stamps` tell whether its files are still the same."""
+    reader, with_offset = _Reader(shape, limits), recipe.with_offset
+    bias = _mean(reader.read(recipe.biases), "biases" in with_offset)
+    dark = _mean(reader.read(recipe.darks), "darks" in with_offset)
+    flat_dark = _mean(reader.read(recipe.flat_darks), "flat_darks" in with_offset)
     if bias is not None and bias.has_offset:
         dark, flat_dark = (
             replace(one, has_offset=False) if one and lacks_offset(one.pixels, bias.pixels) else one
             for one in (dark, flat_dark)
         )
-    unlit = without_light("lights" in plan.with_offset, dark, bias, plan.dark_scale)
-    lost_offset = "lights" not in plan.with_offset
+    unlit = without_light("lights" in with_offset, dark, bias, recipe.dark_scale)
+    of_flats = without_light("flats" in with_offset, flat_dark, bias)
+    served = {"darks": unlit is not None and unlit.by_dark, "biases": unlit is not None and unlit.by_bias}
+    below = None if of_flats is None else of_flats.pixels
+    if below is None and "flats" in with_offset:
+        below = offset_of(dark)
     flat = None
-    if plan.flats and (unlit is not None or lost_offset):
-        flat_offset = "flats" in plan.with_offset
-        of_flats = without_light(flat_offset, flat_dark, bias)
-        if of_flats is None and flat_offset:
-            of_flats = offset_of(dark)
-        if of_flats is not None or not flat_offset:
-            flat = mean_frame(reader.read(plan.flats, lambda frame: _light_alone(frame, of_flats)))
+    if (unlit is not None or "lights" not in with_offset) and (below is not None or "flats" not in with_offset):
+        flat = mean_frame(reader.read(recipe.flats, lambda frame: _light_alone(frame, below)))
+    if flat is not None:
+        served |= {"flats": True, "flat_darks": of_flats is not None and of_flats.by_dark}
+        served["biases"] |= of_flats is not None and of_flats.by_bias
+        served["darks"] |= of_flats is None and below is not None
+    idle = {path for role in ("darks", "flats", "flat_darks") if not served.get(role) for path in getattr(recipe, role)}
+    idle -= {path for path, _ in reader.bad}
+    used = [(path, sha256) for path, sha256 in reader.used.items() if path not in idle]
+    used = [one for one in used if served["biases"] or one[0] not in recipe.biases]
+    bad = [*reader.bad, *((path, NO_OFFSET) for path in sorted(idle))]
     answer = None if flat is None else answer_to_light(flat, bayer=bayer)
-    return _Combined(Masters(unlit, answer), tuple(reader.used.items()), tuple(reader.bad))
+    return _Combined(Masters(None if unlit is None else unlit.pixels, answer), tuple(used), tuple(bad))
 
 
 def _mean(frames: Iterable[Image], has_offset: bool) -> Mean | None:
@@ -215,7 +232,8 @@ def _light_alone(flat: Frame, unlit: Image | np.float32 | None) -> Image:
 
 def _noise_of(pixels: Image) -> float:
     """Of pixels of one colour, which a mosaic has two apart."""
-    return pixel_noise(pixels.reshape(-1, *pixels.shape[-2:])[0][::2, ::2])
+    plane = pixels.reshape(-1, *pixels.shape[-2:])[0][::2, ::2]
+    return max(pixel_noise(plane), rounding_noise(plane))
 
 
 def _why_no_good(masters: Masters, light: Frame) -> str:
@@ -241,23 +259,13 @@ def _serving(paths: Iterable[str], used: Reasons) -> int:
     return sum(path in read for path in paths)
 
 
-def _kinds_without(own: Sequence[str], used: Reasons, misfits: Reasons) -> list[str]:
-    """A sentence for each kind of the set's own frames of which none could be used, with the reasons."""
-    served = {kind_of(path) for path, _ in used}
-    lines = []
-    for kind, plural in PLURALS.items():
-        mine = {path for path in own if kind_of(path) == kind}
-        reasons = [(path, reason) for path, reason in misfits if path in mine]
-        if mine and kind not in served and reasons:
-            lines.append(f"none of the set's {plural} is used: {'; '.join(sentences(reasons))}")
-    return lines
-
-
-def _story(letters: str, plan: Plan, used: Reasons, left_out: Reasons) -> dict[str, Any]:
+def _story(letters: str, plan: Plan, used: Reasons, left_out: Reasons, own: set[str]) -> dict[str, Any]:
+    """`used` names files as they lie in the inbox: "M31/darks/d.fits", and "darks/d.fits" for those of all sets."""
+    names = (("/".join(Path(path).parts[-3 if path in own else -2 :]), sha256) for path, sha256 in used)
     return {
         "taken_out": letters,
         "dark_scale": plan.dark_scale,
-        "used": [{"file": _short(path), "sha256": sha256} for path, sha256 in used],
+        "used": [{"file": name, "sha256": sha256} for name, sha256 in names],
         "left_out": sentences(left_out),
     }
 
@@ -266,7 +274,3 @@ def _history(plan: Plan, used: Reasons) -> tuple[str, ...]:
     counts = {words: _serving(paths, used) for words, paths in plan.used.items()}
     scaled = f", darks scaled by {plan.dark_scale:.3g}" if plan.dark_scale != 1 else ""
     return (f"calibrated: {', '.join(f'{n} {words}' for words, n in counts.items() if n)}{scaled}",)
-
-
-def _short(path: str) -> str:
-    return "/".join(Path(path).parts[-2:])

@@ -18,6 +18,8 @@ WARMER_C = 5.0  # a dark's sensor than the lights', and its current is half as m
 FLAT_DARK_TOLERANCE = 0.1  # of a flat dark's exposure: flats are short, so are their darks
 MOST_SCALE = 1.5  # of what gathered in a dark; more would put its noise into all lights alike
 
+PLURALS = {"dark": "darks", "flat": "flats", "bias": "biases"}
+
 Reasons = tuple[tuple[str, str], ...]  # paths, each with its reason
 
 
@@ -79,20 +81,36 @@ def sentences(reasons: Iterable[tuple[str, str]]) -> list[str]:
     return lines
 
 
+def kinds_without(own: Iterable[str], used: Iterable[str], misfits: Iterable[tuple[str, str]]) -> list[str]:
+    """A sentence for each kind of the set's own frames of which none is used, with the reasons."""
+    mine, served = set(own), {kind_of(path) for path in used}
+    lines = []
+    for kind, plural in PLURALS.items():
+        reasons = [(path, reason) for path, reason in misfits if path in mine and kind_of(path) == kind]
+        if reasons and kind not in served:
+            lines.append(f"none of the set's {plural} is used: {'; '.join(sentences(reasons))}")
+    return lines
+
+
 def plan_for(light: FrameFacts, found: Sequence[Seen], *, exposure_tolerance: float) -> Plan:
     """What of the calibration frames found by a set of such lights calibrates them: the set's own before all sets'."""
     if reason := _why_none(light):
         return Plan(needless=tuple((one.path, reason) for one in found))
     reasons = {one.path: reason for one in found if (reason := _why_not(one, light))}
-    biases, flats, darks = ([one for one in found if one.kind == kind and one.path not in reasons]
-                            for kind in ("bias", "flat", "dark"))  # fmt: skip
+    biases, flats, darks = (
+        [one for one in found if one.kind == kind and one.path not in reasons] for kind in ("bias", "flat", "dark")
+    )
     chosen_biases = _own_first(biases)
     chosen_flats = [] if "F" in light.calibrated else _own_first(flats)
     flat_darks = _own_first([one for one in darks if _is_as_flats(one.facts, chosen_flats)])
     chosen_darks, scale = _darks(darks, flat_darks, light, bool(chosen_biases), exposure_tolerance)
     flat_darks = [one for one in flat_darks if one not in chosen_darks]
+    has_offset = not _lost_offset(light)
+    chosen_biases, chosen_flats, chosen_darks, flat_darks = (
+        _in_one_state(frames, has_offset, reasons) for frames in (chosen_biases, chosen_flats, chosen_darks, flat_darks)
+    )
     if chosen_flats and (reason := _why_no_flats(light, chosen_darks, chosen_biases, chosen_flats, flat_darks)):
-        reasons |= {one.path: reason for one in chosen_flats}
+        reasons |= {one.path: reason for one in flats}
         chosen_flats, flat_darks = [], []
     roles = {"darks": chosen_darks, "biases": chosen_biases, "flats": chosen_flats, "flat_darks": flat_darks}
     used = {one.path for frames in roles.values() for one in frames}
@@ -104,8 +122,8 @@ def plan_for(light: FrameFacts, found: Sequence[Seen], *, exposure_tolerance: fl
             needless[one.path] = reason
         else:
             reasons[one.path] = _why_too_long_or_short(one.facts, light)
-    with_offset = {role for role, frames in roles.items() if frames and all(one.has_offset for one in frames)}
-    if not _lost_offset(light):
+    with_offset = {role for role, frames in roles.items() if frames and frames[0].has_offset}
+    if has_offset:
         with_offset.add("lights")
     return Plan(
         dark_scale=scale, with_offset=frozenset(with_offset), left_out=tuple(sorted(reasons.items())),
@@ -150,6 +168,19 @@ def _why_not(one: Seen, light: FrameFacts) -> str:
     return ""
 
 
+def _in_one_state(frames: list[Seen], has_offset: bool, reasons: dict[str, str]) -> list[Seen]:
+    """Those that hold the camera's offset as the lights do, or, if there are none, the others: no mean is made of both,
+    as of raw flats and the master that a program left beside them."""
+    alike = [one for one in frames if one.has_offset == has_offset]
+    if alike and len(alike) < len(frames):
+        words = (
+            "has lost the camera's offset, the others have not",
+            "holds the camera's offset, the others have lost it",
+        )
+        reasons |= {one.path: words[one.has_offset] for one in frames if one not in alike}
+    return alike or frames
+
+
 def _own_first(frames: Sequence[Seen]) -> list[Seen]:
     return [one for one in frames if one.own] or list(frames)
 
@@ -192,7 +223,7 @@ def _why_no_flats(light: FrameFacts, darks, biases, flats, flat_darks: Sequence[
     told = any(one.has_offset for one in (*darks, *biases))
     lights = _lost_offset(light) or told
     of_flats = not any(one.has_offset for one in flats) or told or any(one.has_offset for one in flat_darks)
-    return "" if lights and of_flats else "without darks or biases nobody can tell light from the camera's offset"
+    return "" if lights and of_flats else "nothing tells its light from the camera's offset; add biases"
 
 
 def _why_needless(one: Seen, light: FrameFacts, found: Sequence[Seen], used: set[str]) -> str:
@@ -204,6 +235,7 @@ def _why_needless(one: Seen, light: FrameFacts, found: Sequence[Seen], used: set
 
 
 def _why_too_long_or_short(dark: FrameFacts, light: FrameFacts) -> str:
+    """Of a dark that fits but for that."""
     if light.exposure_s is None:
         return "the darks differ in exposure, and the lights do not say theirs"
     return f"is of {dark.exposure_s:g} s, the lights of {light.exposure_s:g} s"

@@ -5,6 +5,7 @@ the proof that it is done, and the ledger follows. Takes the settings and the le
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 from loguru import logger
 
 from stackd.disk import outbox
-from stackd.disk.inbox import own_calibration
+from stackd.disk.inbox import is_calibration, own_calibration
 from stackd.disk.ledger import DONE, QUARANTINED, RETRY, RUNNING, Entry, Ledger, digest_of, identity_of
 from stackd.errors import OutputError
 from stackd.jobs.assembly import Assembly
@@ -25,6 +26,7 @@ from stackd.settings import Settings
 
 FIRST_DELAY_S = 10.0  # before a second try; doubled with each further one
 LONGEST_DELAY_S = 3600.0
+MOST_BEGINNINGS = 2  # of one set, again, for darks, flats and biases that came or changed meanwhile
 DIED = "stackd stopped unexpectedly while it restored this set"
 
 
@@ -63,6 +65,7 @@ class Delivery:
         self.serving = ServingModel()
         self._ledger, self._now = ledger, now
         self._spoiled: dict[str, tuple[Sighting, ...]] | None = None
+        self._begun_again: Counter[str] = Counter()  # identities, for what calibrates them
 
     def recover(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """After a start: sweep unfinished attempts, let manifests prove what is done, judge the rest.
@@ -198,7 +201,8 @@ class Delivery:
         return [Outcome(one.set_name, "spoiled", "", one.reason, one.file, one.remedy) for one in fresh]
 
     def _deliver_result(self, claim: Claim, report: Report) -> Outcome:
-        if changed := self._changed(claim):
+        changed = self._changed(claim)
+        if changed and not self._is_enough(claim, changed):
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             return self.hand_back(claim, f"{changed[0]}{more} changed while the set was at work")
         name, staging = claim.capture_set.name, Path(claim.job.staging)
@@ -220,6 +224,16 @@ class Delivery:
         self.serving.served(claim.job.model)
         logger.success("{}: done, in {}", name, folder)
         return Outcome(name, DONE, folder=str(folder))
+
+    def _is_enough(self, claim: Claim, changed: list[str]) -> bool:
+        """Whether a set was begun again so often for what calibrates it that it comes out as it is."""
+        if not all(is_calibration(path) for path in changed):
+            return False
+        self._begun_again[claim.identity] += 1
+        if self._begun_again[claim.identity] <= MOST_BEGINNINGS:
+            return False
+        logger.warning("{}: {} changed again, and the set is not begun anew for it", claim.capture_set.name, changed[0])
+        return True
 
     def _changed(self, claim: Claim) -> list[str]:
         """What lies there otherwise than when the work began: frames, and what calibrates them in the set's own folder,
@@ -289,8 +303,7 @@ class Delivery:
 def _used(result: dict[str, Any], calibration: Iterable[Sighting]) -> list[tuple[Sighting, str]]:
     """The calibration frames that a result was made with, and their sha256."""
     sha256s = {one["file"]: one["sha256"] for one in result.get("calibration", {}).get("used", ())}
-    named = [(one, "/".join(one.path.split("/")[-2:])) for one in calibration]
-    return [(one, sha256s[name]) for one, name in named if name in sha256s]
+    return [(one, sha256s[one.path]) for one in calibration if one.path in sha256s]
 
 
 def what_to_restore(settings: Settings) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class RecordedSet:
     paths: tuple[Path, ...]
     sha256s: tuple[str, ...]
     calibration: tuple[tuple[Path, str], ...] = ()
+    calibrated: tuple[str, float] = ("", 1.0)  # what was taken out, and by how much darks were scaled
 
 
 def learnt_and_held_out(folders: SetFolders, seed: int) -> tuple[list[HalfSample], list[HalfSample]]:
@@ -80,7 +81,9 @@ def recorded_sets(folders: SetFolders) -> list[RecordedSet]:
             logger.warning("{} is left out: its frames are no longer where they were", folder.name)
         else:
             sha256s = tuple(frame["sha256"] for frame in frames)
-            sets.append(RecordedSet(folder.name, tuple(paths), sha256s, tuple(calibration)))
+            story = manifest.get("calibration") or {}
+            calibrated = story.get("taken_out", ""), story.get("dark_scale", 1.0)
+            sets.append(RecordedSet(folder.name, tuple(paths), sha256s, tuple(calibration), calibrated))
         if len(sets) == MOST_SETS:
             break
     return sorted(sets, key=lambda one: one.name)
@@ -126,7 +129,8 @@ def _masters_of(one: RecordedSet) -> Masters:
     light = _read(one.paths[0], one.sha256s[0])
     limits = Limits(sys.maxsize, sys.maxsize, SetSettings().exposure_tolerance)
     made = calibration_of([str(path) for path, _ in one.calibration], (), light, limits)
-    if {used["sha256"] for used in made.story["used"]} != {sha256 for _, sha256 in one.calibration}:
+    same_files = {used["sha256"] for used in made.story["used"]} == {sha256 for _, sha256 in one.calibration}
+    if not same_files or (made.letters, made.story["dark_scale"]) != one.calibrated:
         raise SetError("is no longer calibrated as it was", remedy="leave it out")
     return made.masters.cut(*(_middle(size) for size in light.pixels.shape[-2:]))
 

@@ -370,5 +370,5 @@ def test_progress_is_told() -> None:
 
     align(frames_of(in_place(frames=2)), aligned=True, progress=lambda step, share: told.append((step, share)))
 
-    assert [step for step, _ in told] == ["calibrate", "register", "warp", "measure"]
+    assert [step for step, _ in told] == ["register", "warp", "measure"]
     assert [share for _, share in told] == sorted(share for _, share in told)

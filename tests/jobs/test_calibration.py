@@ -79,7 +79,7 @@ def test_a_whole_set_of_calibration_frames(take: Take, calibrate: Calibrate) -> 
     assert evenness(Calibration(), light) > 0.05
     assert (found.letters, found.warnings) == ("DF", ())
     assert found.history == ("calibrated: 9 darks, 9 biases, 9 flats",)
-    assert {one["file"].partition("/")[0] for one in found.story["used"]} == {"darks", "flats", "biases"}
+    assert {one["file"].split("/")[-2] for one in found.story["used"]} == {"darks", "flats", "biases"}
     assert found.story["left_out"] == []
     assert {one["sha256"] for one in found.story["used"]} == {frame.sha256 for frame in read(frames)}
 
@@ -163,6 +163,35 @@ def test_a_folder_of_the_set_s_own_that_serves_nothing_is_warned_of(take: Take, 
     assert own.warnings == (f"none of the set's darks is used: {reason}",)
     assert shared.warnings == ()
     assert own.story["left_out"] == shared.story["left_out"] == [reason]
+
+
+def test_what_took_nothing_out_is_not_said_to_be_used(take: Take, calibrate: Calibrate) -> None:
+    """Lights that have lost their offset beside darks that have not: only a bias could tell one from the other."""
+    lights = take("light", 1, light=20000, calibrated="B")
+    darks = take("dark")
+
+    alone = calibrate(lights, darks)
+
+    assert (alone.letters, alone.story["used"]) == ("", [])
+    assert "none of the set's darks is used" in alone.warnings[0]
+    assert "add biases" in alone.warnings[0]
+    assert calibrate(lights, darks + take("bias")).letters == "D"
+
+
+def test_a_disk_that_refused_once_is_asked_again(
+    take: Take, calibrate: Calibrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the next set: what could not be read is not remembered."""
+
+    def refuse(*args: object) -> Frame:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    lights, darks = take("light", 1, light=20000), take("dark")
+    with monkeypatch.context() as stale:
+        stale.setattr("stackd.jobs.calibration.read_frame", refuse)
+        assert "Stale file handle" in calibrate(lights, darks).warnings[0]
+
+    assert calibrate(lights, darks).letters == "D"
 
 
 def test_masters_are_made_once_for_the_sets_of_a_night(

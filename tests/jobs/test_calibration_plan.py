@@ -119,7 +119,7 @@ def test_lights_that_do_not_say_how_long_they_are_take_darks_that_are_one() -> N
 
 def test_flats_need_something_that_tells_the_offset() -> None:
     """Else dividing would make the field uneven, not even."""
-    words = "without darks or biases nobody can tell light from the camera's offset"
+    words = "nothing tells its light from the camera's offset; add biases"
 
     assert dict(plan(("flats/f", FLAT)).left_out) == {"/inbox/flats/f": words}
     assert plan(("flats/f", FLAT), ("darks/d", DARK)).flats
@@ -150,6 +150,31 @@ def test_some_lights_are_left_as_they_are(samples: str, words: str) -> None:
     assert (found.darks, found.flats, found.biases, found.left_out) == ((), (), (), ())
     assert len(found.needless) == 3
     assert all(words in reason for _, reason in found.needless)
+
+
+def test_flats_that_cannot_serve_all_say_why() -> None:
+    """Own and all sets', with and without an exposure in their headers."""
+    silent = replace(FLAT, exposure_s=None)
+
+    found = plan(("M31/flats/f", FLAT), ("all/flats/f", silent), ("all/flats/g", FLAT))
+
+    assert found.flats == ()
+    assert {reason for _, reason in found.left_out} == {"nothing tells its light from the camera's offset; add biases"}
+    assert len(found.left_out) == 3
+
+
+def test_no_mean_is_made_of_frames_with_and_without_the_offset() -> None:
+    """A program leaves its master beside the frames that it was made of."""
+    master = replace(FLAT, sample_type="float32")
+
+    found = plan(
+        ("darks/d", DARK), ("darks/master", replace(DARK, calibrated="B")),
+        ("flats/f", FLAT), ("flats/master", master), ("biases/b", BIAS),
+    )  # fmt: skip
+
+    assert (short(found.darks), short(found.flats)) == (["darks/d"], ["flats/f"])
+    assert set(dict(found.left_out).values()) == {"has lost the camera's offset, the others have not"}
+    assert short(plan(("flats/master", master), ("biases/b", BIAS)).flats) == ["flats/master"]
 
 
 def test_raw_files_have_lost_the_same_offset_all_of_them() -> None:

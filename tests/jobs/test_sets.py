@@ -56,7 +56,9 @@ def finish(
         for path in calibration
     ]
     (folders.outbox / name).mkdir(parents=True)
-    (folders.outbox / name / "result.json").write_text(json.dumps({"inputs": inputs, "job": job}))
+    story = {"taken_out": "D", "dark_scale": 1.0} if calibration else {}
+    manifest = {"inputs": inputs, "calibration": story, "job": job}
+    (folders.outbox / name / "result.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +121,10 @@ def test_sets_are_calibrated_as_they_were_when_they_were_restored(
     np.testing.assert_array_equal(masters.dark_adu, pattern[middle, middle])
     assert masters.flat is None
     assert sets._masters_of(replace(found, calibration=())) == NOTHING_KNOWN
-    changed = replace(found, calibration=tuple((path, "another") for path, _ in found.calibration))
-    with pytest.raises(SetError, match="no longer calibrated"):
-        sets._masters_of(changed)
+    renamed = tuple((path, "another") for path, _ in found.calibration)
+    for changed in (replace(found, calibration=renamed), replace(found, calibrated=("D", 0.5))):
+        with pytest.raises(SetError, match="no longer calibrated"):
+            sets._masters_of(changed)
     found.calibration[0][0].unlink()
     assert sets.recorded_sets(folders) == []
 

@@ -99,6 +99,8 @@ def _obey(orders: dict[str, Any], staging: Path) -> None:
             time.sleep(orders["seconds"])
         case "drop":  # somebody puts another file into the inbox
             write_frame(Path(orders["until"]), 99)
+        case "touch":
+            os.utime(orders["file"])
         case "refuse":
             raise SetError("the frames show nothing", file="a.fits", remedy="take others")
         case "fail":
