@@ -20,7 +20,10 @@ EXTENDED_SHARE = 0.6
 LEAST_CORRELATION = 0.6  # of the overlapping light, after smoothing
 LEAST_PEAK_SIGMA = 8.0
 LEAST_TURN_GAIN = 0.002  # in correlation, for a rotation to be believed
+LEAST_TURN_SHARE = 0.75  # or so much at most of what was left unexplained without it
 LEAST_FLIP_GAIN = 0.02  # the same for half a turn: a disc without marks looks alike either way
+LEAST_FLIP_OVERLAP = 0.3  # of the reference: a small part of a round nebula looks alike however it is turned
+TURNS_DEG = (-6.0, 6.0)  # from which a climb finds what lies between and some degrees beyond
 FURTHEST_TURN_RAD = np.deg2rad(10.0)
 
 
@@ -29,12 +32,36 @@ def align_by_phase(image: NDArray[np.float32], reference: NDArray[np.float32]) -
     moving, fixed = _prepare(image), _prepare(reference)
     if not (_is_extended(moving) and _is_extended(fixed)):
         return None
-    guesses = (_coarse(moving, fixed, turned) for turned in (False, True))
-    straight, flipped = (None if guess is None else _fine(moving, fixed, guess) for guess in guesses)
+    straight = _best(moving, fixed, _coarse(moving, fixed, False), np.eye(2, 3))
+    turned = _best(moving, fixed, *_turned_a_little(image.shape))
+    if turned and (straight is None or _pays(turned[1], straight[1])):
+        straight = turned
+    flipped = _best(moving, fixed, _coarse(moving, fixed, True))
+    if flipped and _overlap(flipped[0], image.shape, reference.shape) < LEAST_FLIP_OVERLAP:
+        flipped = None
     best = straight or flipped
     if straight and flipped and flipped[1] > straight[1] + LEAST_FLIP_GAIN:
         best = flipped
     return None if best is None or best[1] < LEAST_CORRELATION else best[0]
+
+
+def _turned_a_little(shape: tuple[int, ...]) -> list[NDArray[np.float64]]:
+    """Guesses that turn a frame about its middle: over more than some degrees no climb finds the way."""
+    middle = ((shape[1] - 1) / 2, (shape[0] - 1) / 2)
+    return [cv2.getRotationMatrix2D(middle, degrees, 1.0) for degrees in TURNS_DEG]
+
+
+def _overlap(matrix: NDArray[np.float64], shape: tuple[int, ...], onto: tuple[int, ...]) -> float:
+    """Share of the reference that a frame laid on it covers."""
+    return float(cv2.warpAffine(np.ones(shape, np.uint8), matrix, onto[::-1], flags=cv2.INTER_NEAREST).mean())
+
+
+def _best(
+    moving: NDArray[np.float32], fixed: NDArray[np.float32], *guesses: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], float] | None:
+    """The matrix of the highest correlation, and that, from any of the guesses; None where none leads anywhere."""
+    found = [_fine(moving, fixed, guess) for guess in guesses if guess is not None]
+    return max((one for one in found if one is not None), key=lambda one: one[1], default=None)
 
 
 def _prepare(image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -101,10 +128,15 @@ def _fine(
         return None
     turned = _climb(laid, seen, b, cv2.MOTION_EUCLIDEAN, shifted[0])
     matrix, correlation = shifted
-    if turned is not None and turned[1] > correlation + LEAST_TURN_GAIN and abs(_angle(turned[0])) < FURTHEST_TURN_RAD:
+    if turned is not None and _pays(turned[1], correlation) and abs(_angle(turned[0])) < FURTHEST_TURN_RAD:
         matrix, correlation = turned
     whole = np.vstack([matrix.astype(np.float64), [0, 0, 1]]) @ np.vstack([start, [0, 0, 1]])
     return _rescaled(whole[:2], 1 / shrink), correlation
+
+
+def _pays(turned: float, straight: float) -> bool:
+    """Whether a turn explains so much more of the light that it is believed: faint nebulae agree well either way."""
+    return turned > straight + LEAST_TURN_GAIN or 1 - turned < LEAST_TURN_SHARE * (1 - straight)
 
 
 def _angle(matrix: NDArray[np.float32]) -> float:
