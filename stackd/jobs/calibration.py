@@ -22,6 +22,7 @@ from stackd.imaging.masters import (
     NOTHING_KNOWN,
     Masters,
     Mean,
+    Unlit,
     answer_to_light,
     evened,
     lacks_offset,
@@ -30,7 +31,7 @@ from stackd.imaging.masters import (
     without_light,
 )
 from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise
-from stackd.jobs.calibration_plan import Plan, Reasons, Seen, kinds_without, plan_for, sentences
+from stackd.jobs.calibration_plan import IN_WORDS, Plan, Reasons, Seen, kinds_without, plan_for, sentences
 from stackd.records import FrameFacts
 
 OVEREXPOSED = 0.9  # of the sensor's limit, by half of a flat's pixels
@@ -103,7 +104,7 @@ def calibration_of(own: Sequence[str], shared: Sequence[str], light: Frame, limi
 def _made(plan: Plan, light: Frame, limits: Limits) -> _Combined:
     """The plan carried out, or as it was for the set before. What could not be read then may be read next time."""
     recipe = replace(plan, left_out=(), needless=())
-    stamps = tuple(_stamp(path) for paths in recipe.used.values() for path in paths)
+    stamps = tuple(_stamp(path) for paths in recipe.roles.values() for path in paths)
     combined = _combined(recipe, stamps, light.pixels.shape, bool(light.facts.bayer), limits)
     if combined.bad:
         _combined.cache_clear()
@@ -156,34 +157,49 @@ def _combined(
 ) -> _Combined:
     """A plan carried out, for lights of this shape; `stamps` tell whether its files are still the same."""
     reader, with_offset = _Reader(shape, limits), recipe.with_offset
-    bias = _mean(reader.read(recipe.biases), "biases" in with_offset)
-    dark = _mean(reader.read(recipe.darks), "darks" in with_offset)
-    flat_dark = _mean(reader.read(recipe.flat_darks), "flat_darks" in with_offset)
+    bias, dark, flat_dark = _means(recipe, reader)
+    unlit = without_light("lights" in with_offset, dark, bias, recipe.dark_scale)
+    below, by = _below_flats(with_offset, dark, flat_dark, bias)
+    flat = None
+    if (unlit is not None or "lights" not in with_offset) and (below is not None or "flats" not in with_offset):
+        flat = mean_frame(reader.read(recipe.flats, lambda frame: _light_alone(frame, below)))
+    served = _served(unlit, "darks") | (set() if flat is None else by | {"flats"})
+    idle = {path for role, paths in recipe.roles.items() if role not in served for path in paths}
+    used = tuple((path, sha256) for path, sha256 in reader.used.items() if path not in idle)
+    needed = idle - set(recipe.biases) - {path for path, _ in reader.bad}
+    bad = (*reader.bad, *((path, NO_OFFSET) for path in sorted(needed)))
+    answer = None if flat is None else answer_to_light(flat, bayer=bayer)
+    return _Combined(Masters(None if unlit is None else unlit.pixels, answer), used, bad)
+
+
+def _means(recipe: Plan, reader: "_Reader") -> tuple[Mean | None, Mean | None, Mean | None]:
+    """Of biases, darks and the darks of the flats, each told from its numbers, too, whether it holds the offset."""
+    bias, dark, flat_dark = (
+        _mean(reader.read(recipe.roles[role]), role in recipe.with_offset) for role in ("biases", "darks", "flat_darks")
+    )
     if bias is not None and bias.has_offset:
         dark, flat_dark = (
             replace(one, has_offset=False) if one and lacks_offset(one.pixels, bias.pixels) else one
             for one in (dark, flat_dark)
         )
-    unlit = without_light("lights" in with_offset, dark, bias, recipe.dark_scale)
-    of_flats = without_light("flats" in with_offset, flat_dark, bias)
-    served = {"darks": unlit is not None and unlit.by_dark, "biases": unlit is not None and unlit.by_bias}
-    below = None if of_flats is None else of_flats.pixels
-    if below is None and "flats" in with_offset:
-        below = offset_of(dark)
-    flat = None
-    if (unlit is not None or "lights" not in with_offset) and (below is not None or "flats" not in with_offset):
-        flat = mean_frame(reader.read(recipe.flats, lambda frame: _light_alone(frame, below)))
-    if flat is not None:
-        served |= {"flats": True, "flat_darks": of_flats is not None and of_flats.by_dark}
-        served["biases"] |= of_flats is not None and of_flats.by_bias
-        served["darks"] |= of_flats is None and below is not None
-    idle = {path for role in ("darks", "flats", "flat_darks") if not served.get(role) for path in getattr(recipe, role)}
-    idle -= {path for path, _ in reader.bad}
-    used = [(path, sha256) for path, sha256 in reader.used.items() if path not in idle]
-    used = [one for one in used if served["biases"] or one[0] not in recipe.biases]
-    bad = [*reader.bad, *((path, NO_OFFSET) for path in sorted(idle))]
-    answer = None if flat is None else answer_to_light(flat, bayer=bayer)
-    return _Combined(Masters(None if unlit is None else unlit.pixels, answer), tuple(used), tuple(bad))
+    return bias, dark, flat_dark
+
+
+def _below_flats(
+    with_offset: frozenset[str], dark: Mean | None, flat_dark: Mean | None, bias: Mean | None
+) -> tuple[Image | np.float32 | None, set[str]]:
+    """What flats hold without light, None for nothing or where nobody knows, and the roles of the frames that tell."""
+    unlit = without_light("flats" in with_offset, flat_dark, bias)
+    if unlit is not None:
+        return unlit.pixels, _served(unlit, "flat_darks")
+    offset = offset_of(dark) if "flats" in with_offset else None
+    return (None, set()) if offset is None else (offset, {"darks"})
+
+
+def _served(unlit: Unlit | None, darks: str) -> set[str]:
+    """The roles of the frames that had a part in it; `darks`: of those."""
+    parts = {} if unlit is None else {darks: unlit.by_dark, "biases": unlit.by_bias}
+    return {role for role, has_part in parts.items() if has_part}
 
 
 def _mean(frames: Iterable[Image], has_offset: bool) -> Mean | None:
@@ -271,6 +287,6 @@ def _story(letters: str, plan: Plan, used: Reasons, left_out: Reasons, own: set[
 
 
 def _history(plan: Plan, used: Reasons) -> tuple[str, ...]:
-    counts = {words: _serving(paths, used) for words, paths in plan.used.items()}
+    counts = {IN_WORDS[role]: _serving(paths, used) for role, paths in plan.roles.items()}
     scaled = f", darks scaled by {plan.dark_scale:.3g}" if plan.dark_scale != 1 else ""
     return (f"calibrated: {', '.join(f'{n} {words}' for words, n in counts.items() if n)}{scaled}",)

@@ -18,6 +18,7 @@ WARMER_C = 5.0  # a dark's sensor than the lights', and its current is half as m
 FLAT_DARK_TOLERANCE = 0.1  # of a flat dark's exposure: flats are short, so are their darks
 MOST_SCALE = 1.5  # of what gathered in a dark; more would put its noise into all lights alike
 
+IN_WORDS = {"darks": "darks", "biases": "biases", "flats": "flats", "flat_darks": "darks of the flats"}
 PLURALS = {"dark": "darks", "flat": "flats", "bias": "biases"}
 
 Reasons = tuple[tuple[str, str], ...]  # paths, each with its reason
@@ -58,11 +59,9 @@ class Plan:
     needless: Reasons = ()
 
     @property
-    def used(self) -> dict[str, tuple[str, ...]]:
-        """Paths by what they serve as, in words."""
-        return {
-            "darks": self.darks, "biases": self.biases, "flats": self.flats, "darks of the flats": self.flat_darks,
-        }  # fmt: skip
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        """Paths by what they serve as: keys of IN_WORDS."""
+        return {role: getattr(self, role) for role in IN_WORDS}
 
 
 def kind_of(path: str) -> str:
@@ -236,7 +235,7 @@ def _why_needless(one: Seen, light: FrameFacts, found: Sequence[Seen], used: set
 
 def _why_too_long_or_short(dark: FrameFacts, light: FrameFacts) -> str:
     """Of a dark that fits but for that."""
-    if light.exposure_s is None:
+    if light.exposure_s is None or dark.exposure_s is None:
         return "the darks differ in exposure, and the lights do not say theirs"
     return f"is of {dark.exposure_s:g} s, the lights of {light.exposure_s:g} s"
 
