@@ -32,17 +32,31 @@ def align_by_phase(image: NDArray[np.float32], reference: NDArray[np.float32]) -
     moving, fixed = _prepare(image), _prepare(reference)
     if not (_is_extended(moving) and _is_extended(fixed)):
         return None
-    straight = _best(moving, fixed, _coarse(moving, fixed, False), np.eye(2, 3))
-    turned = _best(moving, fixed, *_turned_a_little(image.shape))
-    if turned and (straight is None or _pays(turned[1], straight[1])):
-        straight = turned
-    flipped = _best(moving, fixed, _coarse(moving, fixed, True))
-    if flipped and _overlap(flipped[0], image.shape, reference.shape) < LEAST_FLIP_OVERLAP:
-        flipped = None
+    straight, flipped = _straight(moving, fixed), _flipped(moving, fixed)
     best = straight or flipped
     if straight and flipped and flipped[1] > straight[1] + LEAST_FLIP_GAIN:
         best = flipped
     return None if best is None or best[1] < LEAST_CORRELATION else best[0]
+
+
+def _straight(moving: NDArray[np.float32], fixed: NDArray[np.float32]) -> tuple[NDArray[np.float64], float] | None:
+    """The best matrix that turns a frame little or not at all, and its correlation.
+
+    A round nebula's outline may agree best far from where the frame lies, which is mostly near the other.
+    """
+    coarse = _coarse(moving, fixed, False)
+    if coarse is None:
+        return None
+    straight = _best(moving, fixed, coarse, np.eye(2, 3))
+    turned = _best(moving, fixed, *_turned_a_little(moving.shape))
+    return turned if turned and (straight is None or _pays(turned[1], straight[1])) else straight
+
+
+def _flipped(moving: NDArray[np.float32], fixed: NDArray[np.float32]) -> tuple[NDArray[np.float64], float] | None:
+    """The same of half a turn, as after a meridian flip."""
+    coarse = _coarse(moving, fixed, True)
+    flipped = None if coarse is None else _fine(moving, fixed, coarse)
+    return flipped if flipped and _overlap(flipped[0], moving.shape, fixed.shape) >= LEAST_FLIP_OVERLAP else None
 
 
 def _turned_a_little(shape: tuple[int, ...]) -> list[NDArray[np.float64]]:
@@ -57,10 +71,10 @@ def _overlap(matrix: NDArray[np.float64], shape: tuple[int, ...], onto: tuple[in
 
 
 def _best(
-    moving: NDArray[np.float32], fixed: NDArray[np.float32], *guesses: NDArray[np.float64] | None
+    moving: NDArray[np.float32], fixed: NDArray[np.float32], *guesses: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float] | None:
     """The matrix of the highest correlation, and that, from any of the guesses; None where none leads anywhere."""
-    found = [_fine(moving, fixed, guess) for guess in guesses if guess is not None]
+    found = [_fine(moving, fixed, guess) for guess in guesses]
     return max((one for one in found if one is not None), key=lambda one: one[1], default=None)
 
 
