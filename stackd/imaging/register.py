@@ -140,9 +140,10 @@ def _stands_still(registration: Registration) -> bool:
 def _is_as_good(one: Registration, other: Registration) -> bool:
     """Whether it places no frame fewer, and those that both place no worse: what was blanked may have been stars."""
     both = [(a, b) for a, b in zip(one.transforms, other.transforms) if a is not None and b is not None]
-    places_all = len(both) == sum(t is not None for t in other.transforms)
+    if len(both) < sum(t is not None for t in other.transforms):  # which places its reference at least
+        return False
     here, there = (np.nanmedian([t.rms_px for t in transforms]) for transforms in zip(*both))
-    return places_all and bool(here <= there)
+    return bool(here <= there)
 
 
 def _shows_a_pattern(registration: Registration) -> bool:
