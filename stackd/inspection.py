@@ -12,7 +12,7 @@ from pathlib import Path
 from stackd.disk import model_store, models, outbox
 from stackd.disk.lock import NETWORK_FILESYSTEMS, filesystem_of
 from stackd.errors import ModelError, StackdError
-from stackd.jobs.calibration_plan import IN_WORDS, Seen, kinds_without, plan_for, sentences
+from stackd.jobs.calibration_plan import Seen, counted, kinds_without, plan_for, sentences
 from stackd.jobs.runner import SerialRunner
 from stackd.jobs.worker import Work
 from stackd.records import FrameFacts
@@ -53,11 +53,10 @@ def _calibration_of_set(found: Found, settings: Settings, runner: SerialRunner) 
     seen = [Seen(path, facts, path in own) for path, facts in looked.items() if isinstance(facts, FrameFacts)]
     bad = [(path, facts.reason) for path, facts in looked.items() if not isinstance(facts, FrameFacts)]
     plan = plan_for(found.frames[0][1], seen, exposure_tolerance=settings.set.exposure_tolerance)
-    served = ", ".join(f"{len(paths)} {IN_WORDS[role]}" for role, paths in plan.roles.items() if paths)
     used = [path for paths in plan.roles.values() for path in paths]
     problems = kinds_without(own, used, [*bad, *plan.left_out]) or sentences(one for one in bad if one[0] in own)
     remarks = sentences((*(one for one in bad if one[0] not in own), *plan.left_out, *plan.needless))
-    return problems, [*remarks, f"calibrated by {served or 'nothing'}"]
+    return problems, [*remarks, f"calibrated by {counted(plan.roles) or 'nothing'}"]
 
 
 def _config_problems(config: Path | None) -> Iterator[str]:

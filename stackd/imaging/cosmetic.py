@@ -21,6 +21,7 @@ LIKE_COLOURED_SHARE = 0.1  # a star of 2 px FWHM has more than that of its brigh
 LIKE_COLOURED_SIGMA = 3.0
 LOCAL_BOX_PX = 15
 STRIP_ROWS = 256
+SITES = (np.s_[0::2, 0::2], np.s_[0::2, 1::2], np.s_[1::2, 0::2], np.s_[1::2, 1::2])  # of a mosaic
 
 
 def find_hot_pixels(raw_frames: Sequence[NDArray[np.float32]], bayer: bool) -> NDArray[np.bool_]:
@@ -113,12 +114,16 @@ def median_frame(frames: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     for top in range(0, middle.shape[0], STRIP_ROWS):
         strip = np.s_[top : top + STRIP_ROWS]
         stacked = np.stack([frame[strip] - np.float32(level) for frame, level in zip(frames, levels, strict=True)])
-        stacked.sort(axis=0)  # much faster than np.median along a short first axis
-        count = len(frames)
-        middle[strip] = (stacked[(count - 1) // 2] + stacked[count // 2]) / 2
+        stacked.sort(axis=0)
+        middle[strip] = middle_of(stacked)
         partly = np.isfinite(stacked[0]) & np.isnan(stacked[-1])  # sorted: what is NaN comes last
         middle[strip][partly] = np.nanmedian(stacked[:, partly], axis=0)
     return middle
+
+
+def middle_of(ordered: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The median over the first axis of what was sorted along it: along a short one much faster than np.median."""
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def _excess(image: NDArray[np.float32], bayer: bool) -> NDArray[np.float32]:
@@ -126,7 +131,7 @@ def _excess(image: NDArray[np.float32], bayer: bool) -> NDArray[np.float32]:
     if not bayer:
         return image - cv2.medianBlur(image, 5)
     excess = np.empty_like(image)
-    for site in (np.s_[0::2, 0::2], np.s_[0::2, 1::2], np.s_[1::2, 0::2], np.s_[1::2, 1::2]):
+    for site in SITES:
         plane = np.ascontiguousarray(image[site])
         excess[site] = plane - cv2.medianBlur(plane, 5)
     return excess

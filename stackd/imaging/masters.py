@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stackd.imaging.cells import cells_of, medians_of
+from stackd.imaging.cosmetic import SITES, middle_of
 from stackd.imaging.quality import MAD_TO_SIGMA, pixel_noise, rounding_noise
 
 Image = NDArray[np.float32]
@@ -24,7 +25,6 @@ LEAST_ANSWER = 0.1  # of the brightest part's; what sees less is left to the oth
 ABOVE_ONE = 0.97  # a saturated pixel that is more sensitive than the brightest part comes out as much lower
 DARKEST_QUANTILE = 0.1
 OFFSET_SIGMA = 10.0  # of a bias's noise, from which on a camera's offset is one
-SITES = (np.s_[0::2, 0::2], np.s_[0::2, 1::2], np.s_[1::2, 0::2], np.s_[1::2, 1::2])  # of a mosaic
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,9 @@ def _clipped_mean(frames: list[Image]) -> Image:
 
 
 def _median(samples: Image) -> Image:
-    """Over the first axis; a sort is much faster than np.median where that is short. NaN where any sample is."""
+    """Over the first axis; NaN where any sample is."""
     ordered = np.sort(samples, axis=0)
-    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    return np.where(np.isnan(ordered[-1]), np.float32(np.nan), middle)
+    return np.where(np.isnan(ordered[-1]), np.float32(np.nan), middle_of(ordered))
 
 
 @dataclass(frozen=True, slots=True)

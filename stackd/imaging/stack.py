@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]
+FEWEST_TO_REJECT = 3  # frames; of fewer none can be told to be wrong
 SMOOTH_PX = 3  # faint trails stand out of the mean over a small box first
 SMOOTH_NOISE = 0.45  # of a pixel's noise, in that mean: warped pixels share some of theirs
 FLANK_SIGMA = 0.9  # of a pixel's noise, in that mean: beside an outlier this much belongs to it
@@ -47,7 +48,7 @@ def find_outliers(
     differs from frame to frame, so the local range of the median is allowed on top: without it the
     cores of the sharpest frames would go first. Fewer than three frames give no verdict.
     """
-    if len(frames) < 3:
+    if len(frames) < FEWEST_TO_REJECT:
         return np.zeros(frames.shape, bool)
     centre = _median(frames)
     level = np.nan_to_num(centre)

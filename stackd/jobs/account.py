@@ -16,7 +16,7 @@ from stackd.disk.writer import Product
 from stackd.imaging.closure import FluxCheck
 from stackd.imaging.psf_fit import fit_psf
 from stackd.imaging.quality import pixel_noise
-from stackd.imaging.stack import Stack
+from stackd.imaging.stack import FEWEST_TO_REJECT, Stack
 from stackd.jobs.align import UNSATURATED_SHARE, Aligned
 from stackd.jobs.calibration import Calibration
 from stackd.jobs.restore import AnyRestorer, Picture
@@ -170,16 +170,12 @@ def _how_they_lie(frames: int, aligned: Aligned) -> str:
     return f"registered {len(aligned.used)} of {frames} frames onto REFFRAME"
 
 
-def _rejection(aligned: Aligned) -> str:
-    """Of fewer than three frames none can be told to be wrong."""
-    return "outliers rejected, " if len(aligned.used) > 2 else ""
-
-
 def _history(frames: int, aligned: Aligned, picture: Picture, restorer: AnyRestorer | None) -> list[str]:
+    rejected = "outliers rejected, " if len(aligned.used) >= FEWEST_TO_REJECT else ""
     lines = [
         f"hot pixels mended: {aligned.hot_pixels}",
         _how_they_lie(frames, aligned),
-        f"{_rejection(aligned)}inverse-variance weighted mean: the plain stack",
+        f"{rejected}inverse-variance weighted mean: the plain stack",
     ]
     if aligned.field and picture.orientations:
         lines.append("star shapes followed over the field, in which they change")

@@ -31,7 +31,7 @@ from stackd.imaging.masters import (
     without_light,
 )
 from stackd.imaging.quality import measure_sky, pixel_noise, rounding_noise
-from stackd.jobs.calibration_plan import IN_WORDS, Plan, Reasons, Seen, kinds_without, plan_for, sentences
+from stackd.jobs.calibration_plan import Plan, Reasons, Seen, counted, kinds_without, plan_for, sentences
 from stackd.records import FrameFacts
 
 OVEREXPOSED = 0.9  # of the sensor's limit, by half of a flat's pixels
@@ -94,9 +94,11 @@ def calibration_of(own: Sequence[str], shared: Sequence[str], light: Frame, limi
     left_out = (*misfits, *plan.needless)
     for line in sentences(left_out):
         logger.info("not calibrated by {}", line)
-    letters = "" if masters.dark_adu is None else "D" if _serving(plan.darks, used) else "B"
+    read = {path for path, _ in used}
+    roles = {role: [path for path in paths if path in read] for role, paths in plan.roles.items()}
+    letters = "" if masters.dark_adu is None else "D" if roles["darks"] else "B"
     letters += "F" if masters.flat is not None else ""
-    history = _history(plan, used) if letters else ()
+    history = _history(plan, roles) if letters else ()
     story = _story(letters, plan, used, left_out, set(own))
     return Calibration(masters, letters, story, history, tuple(warnings))
 
@@ -269,12 +271,6 @@ def _why_no_good(masters: Masters, light: Frame) -> str:
     return ""
 
 
-def _serving(paths: Iterable[str], used: Reasons) -> int:
-    """How many of them were used."""
-    read = {path for path, _ in used}
-    return sum(path in read for path in paths)
-
-
 def _story(letters: str, plan: Plan, used: Reasons, left_out: Reasons, own: set[str]) -> dict[str, Any]:
     """`used` names files as they lie in the inbox: "M31/darks/d.fits", and "darks/d.fits" for those of all sets."""
     names = (("/".join(Path(path).parts[-3 if path in own else -2 :]), sha256) for path, sha256 in used)
@@ -286,7 +282,6 @@ def _story(letters: str, plan: Plan, used: Reasons, left_out: Reasons, own: set[
     }
 
 
-def _history(plan: Plan, used: Reasons) -> tuple[str, ...]:
-    counts = {IN_WORDS[role]: _serving(paths, used) for role, paths in plan.roles.items()}
+def _history(plan: Plan, roles: dict[str, list[str]]) -> tuple[str, ...]:
     scaled = f", darks scaled by {plan.dark_scale:.3g}" if plan.dark_scale != 1 else ""
-    return (f"calibrated: {', '.join(f'{n} {words}' for words, n in counts.items() if n)}{scaled}",)
+    return (f"calibrated: {counted(roles)}{scaled}",)

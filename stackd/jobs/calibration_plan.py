@@ -4,14 +4,14 @@ A frame is what its folder says (`darks/`, `flats/`, `biases/`). What does not f
 reason; what a header does not say fits anything. Touches no disk: calibration.py reads and combines what is planned.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePath
 from statistics import median
 
 from stackd.disk.inbox import CALIBRATION_FOLDERS
-from stackd.jobs.grouping import same_word
+from stackd.jobs.validate import COMPARED
 from stackd.records import FrameFacts
 
 WARMER_C = 5.0  # a dark's sensor than the lights', and its current is half as much again
@@ -62,6 +62,11 @@ class Plan:
     def roles(self) -> dict[str, tuple[str, ...]]:
         """Paths by what they serve as: keys of IN_WORDS."""
         return {role: getattr(self, role) for role in IN_WORDS}
+
+
+def counted(roles: Mapping[str, Sequence[str]]) -> str:
+    """How many frames serve as what, in words."""
+    return ", ".join(f"{len(paths)} {IN_WORDS[role]}" for role, paths in roles.items() if paths)
 
 
 def kind_of(path: str) -> str:
@@ -139,15 +144,13 @@ def _why_none(light: FrameFacts) -> str:
     return ""
 
 
-_AGREE: tuple[tuple[str, Callable[[FrameFacts], Hashable], Callable[[FrameFacts], str]], ...] = (
-    ("size", lambda f: (f.width_px, f.height_px), lambda f: f"{f.width_px}x{f.height_px} px"),
-    ("mosaic", lambda f: f.bayer, lambda f: str(f.bayer)),
-    ("row order", lambda f: f.bottom_up, lambda f: "BOTTOM-UP" if f.bottom_up else "TOP-DOWN"),
-    ("gain", lambda f: f.gain, lambda f: f"{f.gain:g}"),
-    ("binning", lambda f: f.binning, lambda f: str(f.binning)),
-    ("camera", lambda f: same_word(f.camera), lambda f: str(f.camera)),
-)
-_FILTER = ("filter", lambda f: same_word(f.filter), lambda f: str(f.filter))
+# The mosaic alone instead of the colour: a grey picture of three planes becomes one as it is read.
+_AGREE = {
+    "size": COMPARED["size"],
+    "mosaic": (lambda f: f.bayer, lambda f: str(f.bayer)),
+    **{title: COMPARED[title] for title in ("row order", "gain", "binning", "camera")},
+}
+_FLATS_AGREE = _AGREE | {"filter": COMPARED["filter"]}
 
 
 def _why_not(one: Seen, light: FrameFacts) -> str:
@@ -157,7 +160,7 @@ def _why_not(one: Seen, light: FrameFacts) -> str:
         return f"is a {facts.image_type} frame by its header"
     if facts.sample_type == "uint8":
         return "is of 8 bits, the lights are not"
-    for title, value_of, words_of in (*_AGREE, _FILTER) if kind == "flat" else _AGREE:
+    for title, (value_of, words_of) in (_FLATS_AGREE if kind == "flat" else _AGREE).items():
         mine, theirs = value_of(facts), value_of(light)
         if mine is not None and theirs is not None and mine != theirs:
             return f"its {title} is {words_of(facts)}, the lights' {words_of(light)}"

@@ -18,7 +18,7 @@ from stackd.disk.inbox import read_once
 from stackd.disk.reader import Useless, read_frame
 from stackd.disk.writer import write_result
 from stackd.errors import SetError
-from stackd.imaging.stack import Stack, clipped_stack
+from stackd.imaging.stack import FEWEST_TO_REJECT, Stack, clipped_stack
 from stackd.jobs.account import LeftOut, account_for
 from stackd.jobs.align import Aligned, align
 from stackd.jobs.calibration import Limits, calibration_of
@@ -107,7 +107,7 @@ def _clipped(aligned: Aligned) -> list[str]:
 
 def _too_few_to_reject(aligned: Aligned) -> list[str]:
     """Where nothing could tell what does not belong."""
-    if len(aligned.used) != 2:
+    if not 1 < len(aligned.used) < FEWEST_TO_REJECT:
         return []
     return ["of two frames none can be told to be wrong: trails and cosmic rays stay in the picture"]
 

@@ -23,7 +23,7 @@ def problems_of(frames: Sequence[NamedFacts], *, exposure_tolerance: float) -> l
     problems = []
     if not frames:
         problems.append("there is no frame")
-    for title, value_of, words_of in _MUST_AGREE:
+    for title, (value_of, words_of) in COMPARED.items():
         problems += _disagreement(frames, title, value_of, words_of)
     problems += _exposure_problem(frames, exposure_tolerance)
     strays = [(name, facts.image_type) for name, facts in frames if not facts.is_light]
@@ -31,18 +31,19 @@ def problems_of(frames: Sequence[NamedFacts], *, exposure_tolerance: float) -> l
     return problems
 
 
-_MUST_AGREE: tuple[tuple[str, Callable[[FrameFacts], Hashable], Callable[[FrameFacts], str]], ...] = (
-    ("size", lambda f: (f.width_px, f.height_px), lambda f: f"{f.width_px}x{f.height_px} px"),
-    ("colour", lambda f: (f.bands, f.bayer), lambda f: f.bayer or ("mono", "colour")[f.bands == 3]),
-    ("sample type", lambda f: f.sample_type, lambda f: f.sample_type),
-    ("row order", lambda f: f.bottom_up, lambda f: "BOTTOM-UP" if f.bottom_up else "TOP-DOWN"),
-    ("target", lambda f: same_word(f.target), lambda f: str(f.target)),
-    ("filter", lambda f: same_word(f.filter), lambda f: str(f.filter)),
-    ("gain", lambda f: f.gain, lambda f: f"{f.gain:g}"),
-    ("binning", lambda f: f.binning, lambda f: str(f.binning)),
-    ("camera", lambda f: same_word(f.camera), lambda f: str(f.camera)),
-    ("calibration", lambda f: f.calibrated, lambda f: f"CALSTAT {f.calibrated}" if f.calibrated else "none"),
-)
+# What is compared, and how it is told.
+COMPARED: dict[str, tuple[Callable[[FrameFacts], Hashable], Callable[[FrameFacts], str]]] = {
+    "size": (lambda f: (f.width_px, f.height_px), lambda f: f"{f.width_px}x{f.height_px} px"),
+    "colour": (lambda f: (f.bands, f.bayer), lambda f: f.bayer or ("mono", "colour")[f.bands == 3]),
+    "sample type": (lambda f: f.sample_type, lambda f: f.sample_type),
+    "row order": (lambda f: f.bottom_up, lambda f: "BOTTOM-UP" if f.bottom_up else "TOP-DOWN"),
+    "target": (lambda f: same_word(f.target), lambda f: str(f.target)),
+    "filter": (lambda f: same_word(f.filter), lambda f: str(f.filter)),
+    "gain": (lambda f: f.gain, lambda f: f"{f.gain:g}"),
+    "binning": (lambda f: f.binning, lambda f: str(f.binning)),
+    "camera": (lambda f: same_word(f.camera), lambda f: str(f.camera)),
+    "calibration": (lambda f: f.calibrated, lambda f: f"CALSTAT {f.calibrated}" if f.calibrated else "none"),
+}
 
 
 def _disagreement(
