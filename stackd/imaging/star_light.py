@@ -62,7 +62,26 @@ def aperture_sums(
     image: Image, radius_px: float, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Light within this radius (px) of each place, the ring around it taken off."""
-    return _at(_laid_on(image, _aperture(radius_px)), x, y)
+    return _at(laid_on(image, _aperture(radius_px)), x, y)
+
+
+def fit_kernel(psf: Psf) -> Image:
+    """What gives, laid on a place, the light of a star of this shape that fits best there: least squares of it and of a
+    level."""
+    star = psf.at(np.zeros(1), np.zeros(1), FIT_RADIUS_PX)[0]
+    star -= star.mean()  # for the level
+    return (star / (star**2).sum()).astype(np.float32)
+
+
+def laid_on(image: Image, kernel: Image) -> Image:
+    """The sum (H, W) under the kernel, laid on each pixel; what is unknown counts as 0."""
+    return cv2.filter2D(np.nan_to_num(image).astype(np.float32, copy=False), -1, kernel)
+
+
+def noise_of(sums: NDArray[np.float32], kernel: Image, noise_adu: float) -> float:
+    """1 sigma of such sums over empty sky: as it is seen there, and no less than of pixels that err each for itself.
+    Those of a debayered frame do not: a colour's light was measured in one pixel of four or two."""
+    return max(noise_adu * float(np.linalg.norm(kernel)), measure_sky(sums).noise_adu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +105,8 @@ class Aperture:
 
     def lacking(self, difference: Image, flux: NDArray[np.float64], noise_adu: float) -> Lacking:
         """By one band's stack less the picture as the stack would show it."""
-        sums = _laid_on(difference, self.kernel)
-        noise = _noise_of(sums[np.isfinite(difference)], self.kernel, noise_adu) / self.share
+        sums = laid_on(difference, self.kernel)
+        noise = noise_of(sums[np.isfinite(difference)], self.kernel, noise_adu) / self.share
         return Lacking(_at(sums, self.x, self.y) / self.share - flux * self.excess, noise, self.caught)
 
 
@@ -109,9 +128,7 @@ class Fit:
     @classmethod
     def of(cls, x, y, psf: Psf, target_fwhm_px: float, excess: NDArray[np.float64]) -> "Fit":
         """To stars of this shape in the stack and of the target width in the picture."""
-        kernel = psf.at(np.zeros(1), np.zeros(1), FIT_RADIUS_PX)[0]
-        kernel -= kernel.mean()  # the level is fitted, too
-        kernel = (kernel / (kernel**2).sum()).astype(np.float32)
+        kernel = fit_kernel(psf)
         fitted = _caught(kernel, psf.otf(_AROUND), x, y, x, y)
         target = target_otf(_AROUND, target_fwhm_px)
         restored = _caught(_aperture(RESTORED_APERTURE_PX), target, np.rint(x), np.rint(y), x, y)
@@ -122,7 +139,7 @@ class Fit:
         `difference`, as for apertures, tells the noise."""
         in_stack = spsolve(self.fitted, flux)
         in_picture = spsolve(self.restored, aperture_sums(image, RESTORED_APERTURE_PX, self.x, self.y))
-        noise = _noise_of(_laid_on(difference, self.kernel)[np.isfinite(difference)], self.kernel, noise_adu)
+        noise = noise_of(laid_on(difference, self.kernel)[np.isfinite(difference)], self.kernel, noise_adu)
         known = self.usual & (flux > 0)
         return Lacking(np.where(known, in_stack - in_picture, np.nan), noise, sparse.eye_array(len(flux)))
 
@@ -134,23 +151,12 @@ def _caught(kernel: Image, otf: NDArray[np.complex128], kernel_x, kernel_y, x, y
     """(stars, stars): which share of the light of each star at x, y (px) a kernel laid on each other catches."""
     around = np.zeros(_AROUND, np.float32)
     around[NEIGHBOURHOOD_PX, NEIGHBOURHOOD_PX] = 1
-    response = _laid_on(blur(around, otf), kernel)
+    response = laid_on(blur(around, otf), kernel)
     tree = cKDTree(np.stack([x, y], 1))
     near = tree.sparse_distance_matrix(tree, NEIGHBOURHOOD_PX - 2, output_type="ndarray")
     i, j = near["i"], near["j"]
     offset = np.stack([y[j] - kernel_y[i], x[j] - kernel_x[i]]) + NEIGHBOURHOOD_PX
     return sparse.csr_array((map_coordinates(response, offset, order=3), (i, j)), shape=(len(x), len(x)))
-
-
-def _noise_of(sums: NDArray[np.float32], kernel: Image, noise_adu: float) -> float:
-    """1 sigma of such sums over empty sky: as it is seen there, and no less than of pixels that err each for itself.
-    Those of a debayered frame do not: a colour's light was measured in one pixel of four or two."""
-    return max(noise_adu * float(np.linalg.norm(kernel)), measure_sky(sums).noise_adu)
-
-
-def _laid_on(image: Image, kernel: Image) -> Image:
-    """The sum (H, W) under the kernel, laid on each pixel; what is unknown counts as 0."""
-    return cv2.filter2D(np.nan_to_num(image).astype(np.float32, copy=False), -1, kernel)
 
 
 def _at(image: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ from stackd.imaging.closure import (
     stack_view,
     widened,
 )
+from stackd.imaging.faint import settle_faint
 from stackd.imaging.fuse import Bank, fuse
 from stackd.imaging.psf import Psf
 from stackd.imaging.quality import pixel_noise
@@ -152,7 +153,8 @@ def _at_wanted_width(clean: Image, sigma: Image, trained_px: float, wanted_px: f
 def _close(
     aligned: Aligned, stacks: list[Stack], clean: Image, target_fwhm_px: float
 ) -> tuple[Image, FluxCheck | None, FluxCheck | None]:
-    """The network's picture with bright stars' fluxes held to the plain stack's, and the check before and after.
+    """The network's picture with its stars held to the plain stack, the bright ones' fluxes and what faint peaks claim,
+    and the check of fluxes before and after.
 
     Both tell the worst figures of all bands; None with too few bright stars.
     """
@@ -167,18 +169,21 @@ def _close(
     flux, snr = (np.array(values) for values in zip(*measured))
     bright, brightest = (snr > CLOSING_SNR).any(0), (snr > CHECKING_SNR) & alike
     stacked = stack_view(clean.shape[1:], aligned.psfs, weights, target_fwhm_px, aligned.field)
-    again = stacked(clean)
+    by_network = stacked(clean)
     plain = np.stack([stack.mean for stack in stacks])
     closed = close_fluxes(
-        clean, plain, np.where(saturated, plain, again), psf, x[bright], y[bright], flux[:, bright], noise_adu,
+        clean, plain, np.where(saturated, plain, by_network), psf, x[bright], y[bright], flux[:, bright], noise_adu,
         target_fwhm_px, lambda radius_px: excess(radius_px)[bright],
     )  # fmt: skip
+    closed_again = np.where(saturated, plain, stacked(closed))
+    noise = np.stack([stack.noise for stack in stacks])
+    settled = settle_faint(closed, plain, closed_again, noise, psf, target_fwhm_px)
 
     def checked(seen: Image) -> FluxCheck | None:
         rows = zip(plain, seen, flux, brightest)
         return _worst([check_fluxes(stack, view, psf, x[q], y[q], light[q]) for stack, view, light, q in rows])
 
-    return closed, checked(again), checked(stacked(closed))
+    return settled, checked(by_network), checked(stacked(settled))
 
 
 def _near_saturation(aligned: Aligned) -> NDArray[np.bool_]:

@@ -1,0 +1,134 @@
+"""What a restored picture claims of faint stars, held against the plain stack.
+
+Below the stars that closure.py sets right, a network makes a little star of whatever noise adds up to one. Here the
+stack is asked about each little peak anew, as if all else in the picture were right: what comes out as noise fades,
+what comes out as a star gets some of what it lacks. Takes planes (bands, H, W) on one grid and in one unit; unseen
+pixels are NaN in the stack.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
+
+from stackd.imaging.cells import cells_of, medians_of
+from stackd.imaging.psf import Psf, target_otf
+from stackd.imaging.quality import MAD_TO_SIGMA
+from stackd.imaging.skies import blur, splat, splat_otf
+from stackd.imaging.star_light import fit_kernel, laid_on, noise_of
+
+Image = NDArray[np.float32]
+GROUND_PX = 9  # an opening this wide leaves nothing of a star of the target width
+SMOOTHING_PX = 0.85  # sigma, of what a peak is looked for in
+STAR_PX = 17
+NOISE_SIGMA, STAR_SIGMA = 2.0, 4.0  # up to the one a peak passes for noise, from the other on for a star
+LEFT_OF_NOISE = 0.3  # of a peak that passes for noise; without that, faint detail would go, too
+BELIEVED = 0.5  # of what the stack says that a faint star lacks or has too much
+LARGEST_CHANGE = 0.7  # of a faint star's light
+BRIGHT_SIGMA = 20.0  # from here on stars are closed
+REACH_PX = 3  # of a little peak
+EDGE_PX = 0.7  # sigma of what softens the border of a peak that fades
+ROUGH_CELL_PX = 32
+ROUGH_SIGMA = 0.15  # of a star's light: where claims scatter by so much, they are a nebula's detail and stay
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """The little peaks of a picture at rows, columns (peaks,): light that each band claims, light that it lacks by the
+    stack (bands, peaks), how many sigma it stands out by the stack, and how little of a nebula is around it (0 to 1).
+    """
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    claimed: Image
+    lacking: Image
+    sigma: Image
+    evenness: Image
+
+
+def settle_faint(
+    images: Image, stacks: Image, seen_again: Image, noise: Image, psf: Psf, target_fwhm_px: float
+) -> Image:
+    """The restored bands, their faint peaks settled between network and stack.
+
+    `seen_again` is what the bands look like through the stack's blur, `noise` the stacks' (1 sigma of a pixel), `psf`
+    their stars.
+    """
+    star = _star(target_fwhm_px)
+    above = images - np.stack([_ground(image) for image in images])
+    peaks = _peaks(above, stacks - seen_again, noise, psf, float(_smoothed(star - _ground(star)).max()))
+    faded = images - np.maximum(above, 0) * _fading(peaks, images.shape[1:])
+    return faded + np.stack([_drawn(gifts, peaks, star, images.shape[1:]) for gifts in _gifts(peaks)])
+
+
+def _peaks(above: Image, difference: Image, noise: Image, psf: Psf, height_of_star: float) -> Peaks:
+    """A peak's light by the stack is what the picture claims and what a fit of the stars' profile (Stetson 1987) finds
+    in the difference of both. What is a star in one band, or in all of them together, is one in every band."""
+    claims = np.stack([_smoothed(band) for band in above]) / height_of_star
+    together = claims.sum(0)
+    rows, columns = np.nonzero((together == maximum_filter(together, 3)) & (together > 0))
+    at = slice(None), rows, columns
+    kernel = fit_kernel(psf)
+    fits = [laid_on(band, kernel) for band in difference]
+    least = np.maximum(np.nanmin(noise, axis=(1, 2)), 1e-12)
+    errors = np.array([noise_of(fit[np.isfinite(d)], kernel, n) for fit, d, n in zip(fits, difference, least)])
+    deep = np.nan_to_num(noise[at] / least[:, None], nan=1.0)  # as many frames saw it, or fewer
+    claimed, lacking = claims[at], np.stack(fits)[at]
+    by_stack, error = claimed + lacking, np.maximum(errors[:, None] * deep, 1e-12)
+    sigma = np.maximum((by_stack / error).max(0), by_stack.sum(0) / np.sqrt((error**2).sum(0)))
+    evenness = _evenness(together / np.linalg.norm(errors))[rows, columns]
+    return Peaks(rows, columns, claimed, lacking, sigma, evenness)
+
+
+def _fading(peaks: Peaks, shape: tuple[int, int]) -> Image:
+    """(H, W): which share of what stands above the ground goes, around each peak that the stack does not confirm."""
+    doubt = np.clip((STAR_SIGMA - peaks.sigma) / (STAR_SIGMA - NOISE_SIGMA), 0, 1)
+    going, staying = np.zeros((2, *shape), np.float32)
+    going[peaks.rows, peaks.columns] = (1 - LEFT_OF_NOISE) * doubt * peaks.evenness
+    staying[peaks.rows, peaks.columns] = doubt == 0
+    around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * REACH_PX + 1,) * 2)
+    share = cv2.dilate(going, around) * (1 - cv2.dilate(staying, around))
+    return cv2.GaussianBlur(share, (0, 0), EDGE_PX)
+
+
+def _gifts(peaks: Peaks) -> Image:
+    """(bands, peaks): light that each faint star is given, or loses."""
+    faint = (peaks.sigma > STAR_SIGMA) & (peaks.sigma < BRIGHT_SIGMA)
+    sure = np.clip(peaks.sigma - STAR_SIGMA, 0, 1) * faint * peaks.evenness
+    claimed, by_stack = np.maximum(peaks.claimed, 0), np.maximum(peaks.claimed + peaks.lacking, 0)
+    return BELIEVED * sure * np.clip(peaks.lacking, -LARGEST_CHANGE * claimed, LARGEST_CHANGE * by_stack)
+
+
+def _drawn(light: Image, peaks: Peaks, star: Image, shape: tuple[int, int]) -> Image:
+    """(H, W): a star of this light (peaks,) at each peak."""
+    points = np.zeros(shape, np.float32)
+    points[peaks.rows, peaks.columns] = light
+    return cv2.filter2D(points, -1, star, borderType=cv2.BORDER_CONSTANT)
+
+
+def _evenness(claims: Image) -> Image:
+    """(H, W): 1 where the claims of a picture, in sigma, scatter as on an open sky, 0 where they are a nebula's."""
+    size = tuple(min(ROUGH_CELL_PX, n) for n in claims.shape)
+    scatter = (MAD_TO_SIGMA * medians_of(np.abs(cells_of(claims, size)))).astype(np.float32)
+    rough = cv2.resize(scatter, claims.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.clip(2 - rough / ROUGH_SIGMA, 0, 1)
+
+
+def _ground(image: Image) -> Image:
+    """(H, W): the picture without whatever is as small as a star."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GROUND_PX, GROUND_PX))
+    return cv2.GaussianBlur(cv2.morphologyEx(image, cv2.MORPH_OPEN, disc), (0, 0), GROUND_PX / 4)
+
+
+def _smoothed(image: Image) -> Image:
+    return cv2.GaussianBlur(image, (0, 0), SMOOTHING_PX)
+
+
+def _star(fwhm_px: float) -> Image:
+    """A restored star of unit light, in the middle of (STAR_PX, STAR_PX)."""
+    shape, middle = (2 * STAR_PX, 2 * STAR_PX), np.array([float(STAR_PX)])
+    drawn = blur(splat(shape, middle, middle, np.ones(1)), target_otf(shape, fwhm_px) / splat_otf(shape))
+    inside = slice(STAR_PX - STAR_PX // 2, STAR_PX + STAR_PX // 2 + 1)
+    return np.ascontiguousarray(drawn[inside, inside])

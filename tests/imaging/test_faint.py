@@ -1,0 +1,161 @@
+"""Faint peaks of a restored picture, settled by the plain stack: noise fades, stars stay, nothing else moves."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stackd.imaging.closure import mean_psf, reblurred, stack_blur
+from stackd.imaging.faint import LARGEST_CHANGE, LEFT_OF_NOISE, settle_faint
+from stackd.imaging.psf import Psf
+from stackd.imaging.skies import Sky, blur, splat, splat_otf
+from stackd.imaging.star_light import fit_kernel
+
+SHAPE = (150, 161)
+TARGET_PX = 2.0
+PSFS, WEIGHTS = (Psf(2.6, 3.3), Psf(3.1, 3.0, 0.1, 0.5)), np.array([0.012, 0.008])
+STARS, KERNEL = mean_psf(PSFS, WEIGHTS), stack_blur(SHAPE, PSFS, WEIGHTS, TARGET_PX)
+NOISE = 3.0
+SIGMA = NOISE * float(np.linalg.norm(fit_kernel(STARS)))  # of a star's light
+ROW, COLUMN = 70, 80
+Image = NDArray[np.float32]
+
+
+def drawn(light: float, row: int = ROW, column: int = COLUMN) -> Image:
+    """A restored star alone."""
+    at = (np.array([float(v)]) for v in (column, row))
+    return Sky(np.zeros((1, *SHAPE), np.float32), *at, np.array([[light]])).truth(TARGET_PX)[0]
+
+
+def in_stack(light: float, row: int = ROW, column: int = COLUMN) -> Image:
+    """The same star as the frames see it, without noise."""
+    share = WEIGHTS / WEIGHTS.sum()
+    points = splat(SHAPE, np.array([float(column)]), np.array([float(row)]), np.array([light]))
+    return blur(points, sum(w * p.otf(SHAPE) for w, p in zip(share, PSFS)) / splat_otf(SHAPE))
+
+
+def settled(images: Image, stacks: Image, noise_adu: float = NOISE) -> Image:
+    """(bands, H, W) of these. The stacks are told to be noisy and are not, so that each star has exactly its light."""
+    again = np.stack([reblurred(image, KERNEL) for image in images])
+    return settle_faint(images, stacks, again, np.full_like(stacks, noise_adu), STARS, TARGET_PX)
+
+
+def height(image: Image) -> float:
+    """Of what stands at the star's place."""
+    return float(image[ROW, COLUMN])
+
+
+def test_a_peak_that_the_stack_does_not_show_fades() -> None:
+    """A star of 6 sigma that the picture alone knows of."""
+    invented = drawn(6 * SIGMA)
+
+    after = settled(invented[None], np.zeros((1, *SHAPE), np.float32))[0]
+
+    assert height(after) == pytest.approx(LEFT_OF_NOISE * height(invented), rel=0.02)
+
+
+@pytest.mark.parametrize("share", [0.6, 1.0, 1.4])
+def test_a_star_that_the_stack_shows_comes_half_way_to_it(share: float) -> None:
+    """One of 10 sigma that the picture shows too faint, right or too bright."""
+    claimed, true = drawn(share * 10 * SIGMA), drawn(10 * SIGMA)
+
+    after = settled(claimed[None], in_stack(10 * SIGMA)[None])[0]
+
+    assert height(after) == pytest.approx((height(claimed) + height(true)) / 2, rel=0.02)
+
+
+def test_a_star_in_one_band_is_one_in_all() -> None:
+    """A red star of 5 sigma stays, and so do its blue and green, which no stack of their own confirms; but
+    they come half way to it, as far as a star may lose light."""
+    images = np.stack([drawn(5 * SIGMA), drawn(2 * SIGMA), drawn(2 * SIGMA)])
+    stacks = np.stack([in_stack(5 * SIGMA), *np.zeros((2, *SHAPE), np.float32)])
+
+    red, green, blue = (height(b) / height(a) for a, b in zip(images, settled(images, stacks)))
+    alone = settled(images[1:], stacks[1:])
+
+    assert red > 0.97
+    assert (green, blue) == pytest.approx((1 - 0.5 * LARGEST_CHANGE,) * 2, abs=0.02)
+    assert height(alone[0]) == pytest.approx(LEFT_OF_NOISE * height(images[1]), rel=0.02)
+
+
+def test_a_dim_star_of_every_band_is_seen_in_all_together() -> None:
+    """Of 2.7 sigma in each of four bands, so of 5.4 in all of them; in one alone it fades half way."""
+    images, stacks = np.stack([drawn(2.7 * SIGMA)] * 4), np.stack([in_stack(2.7 * SIGMA)] * 4)
+
+    together, alone = settled(images, stacks), settled(images[:1], stacks[:1])
+
+    assert height(together[0]) > 0.97 * height(images[0])
+    assert 0.4 < height(alone[0]) / height(images[0]) < 0.7
+
+
+def test_a_false_peak_takes_no_star_with_it() -> None:
+    """Both of 8 sigma, 3 px apart: the star stays but for some light that the stack misses around it."""
+    picture = drawn(8 * SIGMA) + drawn(8 * SIGMA, ROW, COLUMN + 3)
+
+    after = settled(picture[None], in_stack(8 * SIGMA)[None])[0]
+
+    assert height(after) > 0.85 * height(picture)
+
+
+def test_brighter_stars_are_not_given_light() -> None:
+    """Of 30 sigma, a tenth too faint: those are closed, by apertures and fits."""
+    dimmed = drawn(0.9 * 30 * SIGMA)
+
+    after = settled(dimmed[None], in_stack(30 * SIGMA)[None])[0]
+
+    assert height(after) == pytest.approx(height(dimmed), rel=0.001)
+
+
+def test_bright_stars_and_smooth_light_are_left_alone() -> None:
+    """A star of 300 sigma on a slope: not a hundredth of its peak changes anywhere near, the slope by a tenth of the
+    stack's noise at most."""
+    slope = np.linspace(0, 10, SHAPE[1], dtype=np.float32) * np.ones((SHAPE[0], 1), np.float32)
+    picture, stack = drawn(300 * SIGMA) + slope, in_stack(300 * SIGMA) + slope
+
+    change = np.abs(settled(picture[None], stack[None])[0] - picture)
+
+    assert change[ROW - 8 : ROW + 9, COLUMN - 8 : COLUMN + 9].max() < 0.01 * height(picture)
+    assert np.quantile(change, 0.99) < 0.1 * NOISE
+
+
+@pytest.mark.parametrize("in_the_stack", [0.0, 2.0])
+def test_a_nebulas_detail_is_left_alone(in_the_stack: float) -> None:
+    """Knots of light all over, of which a fit of stars in the stack finds nothing, or twice as much."""
+    rng = np.random.default_rng(3)
+    points = np.zeros(SHAPE, np.float32)
+    points[rng.integers(0, SHAPE[0], 2000), rng.integers(0, SHAPE[1], 2000)] = rng.uniform(0, 8 * SIGMA, 2000)
+    knots = blur(points, STARS.otf(SHAPE))
+    picture = (knots + 200)[None]
+
+    after = settled(picture, 200 + in_the_stack * knots[None])
+
+    assert np.abs(after - picture).max() < 0.1 * np.ptp(picture)
+
+
+def test_unseen_pixels_do_not_spread() -> None:
+    """Unseen columns in the stack, a peak in them: numbers wherever the picture has them, the star beside them as
+    before."""
+    picture, stack = (drawn(30 * SIGMA) + drawn(5 * SIGMA, 30, 30))[None], in_stack(30 * SIGMA)[None]
+    noise = np.full_like(stack, NOISE)
+    stack[:, :, : COLUMN - 8] = noise[:, :, : COLUMN - 8] = np.nan
+
+    after = settle_faint(picture, stack, np.stack([reblurred(picture[0], KERNEL)]), noise, STARS, TARGET_PX)
+
+    assert np.isfinite(after).all()
+    assert height(after[0]) == pytest.approx(height(picture[0]), rel=0.01)
+
+
+def test_a_stack_without_noise_is_believed() -> None:
+    """Nothing divides by it: what the stack shows stays."""
+    picture = drawn(500.0)[None]
+
+    after = settled(picture, in_stack(500.0)[None], noise_adu=0.0)
+
+    assert np.isfinite(after).all()
+    assert height(after[0]) == pytest.approx(height(picture[0]), rel=0.02)
+
+
+def test_an_empty_picture_stays_empty() -> None:
+    """No peak, no change."""
+    nothing = np.zeros((2, *SHAPE), np.float32)
+
+    assert not settled(nothing, nothing).any()
