@@ -31,7 +31,7 @@ BRIGHT_SIGMA = 20.0  # from here on stars are closed
 REACH_PX = 3  # of a little peak
 EDGE_PX = 0.7  # sigma of what softens the border of a peak that fades
 ROUGH_CELL_PX = 32
-ROUGH_SIGMA = 0.15  # of a star's light: where claims scatter by so much, they are a nebula's detail and stay
+ROUGH_SIGMA = 0.15  # of a star's light: where claims scatter by more, they are a nebula's detail; by twice it, they stay
 
 
 @dataclass(frozen=True, slots=True)
