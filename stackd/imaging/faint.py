@@ -31,7 +31,7 @@ BRIGHT_SIGMA = 20.0  # from here on stars are closed
 REACH_PX = 3  # of a little peak
 EDGE_PX = 0.7  # sigma of what softens the border of a peak that fades
 ROUGH_CELL_PX = 32
-ROUGH_SIGMA = 0.15  # of a star's light: where claims scatter by more, they are a nebula's detail; by twice it, they stay
+ROUGH_SIGMA = 0.25  # of a star's light: where claims scatter by more, they are a nebula's detail; by twice it, it stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,9 @@ def _drawn(light: Image, peaks: Peaks, star: Image, shape: tuple[int, int]) -> I
 
 def _evenness(claims: Image) -> Image:
     """(H, W): 1 where the claims of a picture, in sigma, scatter as on an open sky, 0 where they are a nebula's."""
-    size = tuple(min(ROUGH_CELL_PX, n) for n in claims.shape)
-    scatter = (MAD_TO_SIGMA * medians_of(np.abs(cells_of(claims, size)))).astype(np.float32)
-    rough = cv2.resize(scatter, claims.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    whole = np.pad(claims, [(0, -n % ROUGH_CELL_PX) for n in claims.shape], mode="reflect")
+    scatter = MAD_TO_SIGMA * medians_of(np.abs(cells_of(whole, (ROUGH_CELL_PX, ROUGH_CELL_PX))))
+    rough = cv2.resize(scatter, whole.shape[::-1], interpolation=cv2.INTER_LINEAR)[: claims.shape[0], : claims.shape[1]]
     return np.clip(2 - rough / ROUGH_SIGMA, 0, 1)
 
 

@@ -31,6 +31,7 @@ BRIGHT_SIGMA = 60.0
 LONELY_PX = 14.0
 FLUX_RADIUS_PX, FLUX_RING_PX = 6.0, (9.0, 13.0)
 CLAIM_RADIUS_PX, CLAIM_RING_PX, CLAIM_SIGMA = 3.0, (6.0, 10.0), 5.0
+EDGE_PX = 10  # so near what was not seen a ground is a guess, and what it leaves on a slope looks like peaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def share_found(light: Image, truth: Truth, width_px: float | None, ground: Grou
         return np.nan
     x, y, _ = peaks(light, width_px, ground or ground_of)
     near = cKDTree(np.stack([truth.sky.x, truth.sky.y], 1))
-    empty = truth.empty() & np.isfinite(light)
+    empty = truth.empty() & _well_seen(light)
     allowed, false = FALSE_PER_MPX * empty.sum() / 1e6, 0
     found = np.zeros(len(truth.flux), bool)
     for column, row in zip(x, y):
@@ -88,13 +89,16 @@ def stars_worth_finding(light: Image, truth: Truth) -> int:
 
 
 def _worth_finding(light: Image, truth: Truth) -> NDArray[np.bool_]:
-    return (truth.flux > WORTH_FINDING_SIGMA * truth.flux_error) & _inside(light, truth.sky.x, truth.sky.y)
+    row, column = np.rint(truth.sky.y).astype(int), np.rint(truth.sky.x).astype(int)
+    inside = (row >= 0) & (row < light.shape[0]) & (column >= 0) & (column < light.shape[1])
+    inside[inside] = _well_seen(light)[row[inside], column[inside]]
+    return inside & (truth.flux > WORTH_FINDING_SIGMA * truth.flux_error)
 
 
 def invented_per_mpx(light: Image, truth: Truth, ground: Ground | None = None) -> float:
     """Peaks on empty sky that claim the flux of a star of 5 sigma or more, by an ideal stack's error."""
     x, y, _ = peaks(light, None, ground or ground_of)
-    empty = truth.empty() & np.isfinite(light)
+    empty = truth.empty() & _well_seen(light)
     claims = aperture_flux(light, x.astype(float), y.astype(float), CLAIM_RADIUS_PX, CLAIM_RING_PX)
     return float((empty[y, x] & (claims > CLAIM_SIGMA * truth.flux_error)).sum() / (empty.sum() / 1e6))
 
@@ -152,11 +156,11 @@ def aperture_flux(
     return fluxes
 
 
-def _inside(light: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    row, column = np.rint(y).astype(int), np.rint(x).astype(int)
-    inside = (row >= 0) & (row < light.shape[0]) & (column >= 0) & (column < light.shape[1])
-    inside[inside] = np.isfinite(light[row[inside], column[inside]])
-    return inside
+def _well_seen(light: Image) -> NDArray[np.bool_]:
+    """(H, W): nothing unseen, nor the picture's end, within EDGE_PX."""
+    around = np.ones((2 * EDGE_PX + 1,) * 2, np.uint8)
+    seen = np.isfinite(light).astype(np.uint8)
+    return cv2.erode(seen, around, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
 
 
 def ground_of(light: Image) -> Image:

@@ -117,12 +117,12 @@ def test_bright_stars_and_smooth_light_are_left_alone() -> None:
     assert np.quantile(change, 0.99) < 0.1 * NOISE
 
 
-@pytest.mark.parametrize("in_the_stack", [0.0, 2.0])
+@pytest.mark.parametrize("in_the_stack", [0.0, 1.3])
 def test_a_nebulas_detail_is_left_alone(in_the_stack: float) -> None:
-    """Knots of light all over, of which a fit of stars in the stack finds nothing, or twice as much."""
+    """Knots of light all over, of which a fit of stars in the stack finds nothing, or a third more."""
     rng = np.random.default_rng(3)
     points = np.zeros(SHAPE, np.float32)
-    points[rng.integers(0, SHAPE[0], 2000), rng.integers(0, SHAPE[1], 2000)] = rng.uniform(0, 8 * SIGMA, 2000)
+    points[rng.integers(0, SHAPE[0], 4000), rng.integers(0, SHAPE[1], 4000)] = rng.uniform(0, 8 * SIGMA, 4000)
     knots = blur(points, STARS.otf(SHAPE))
     picture = (knots + 200)[None]
 
