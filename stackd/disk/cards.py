@@ -7,8 +7,8 @@ from typing import Any
 
 from stackd.disk.figures import number
 
-# Of the golden set that figures come from: raised whenever its skies, or the way from them to a picture, become others.
-GOLDEN_EDITION = 2
+# Of the golden set that figures come from: raised whenever its skies, or the way from them to a figure, become others.
+GOLDEN_EDITION = 3
 
 
 def summary_of(card: dict[str, Any]) -> str:
