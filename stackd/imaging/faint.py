@@ -15,7 +15,7 @@ from scipy.ndimage import maximum_filter
 
 from stackd.imaging.cells import cells_of, medians_of
 from stackd.imaging.psf import Psf, target_otf
-from stackd.imaging.quality import MAD_TO_SIGMA
+from stackd.imaging.quality import MAD_TO_SIGMA, robust_scatter
 from stackd.imaging.skies import blur, splat, splat_otf
 from stackd.imaging.star_light import fit_kernel, laid_on, noise_of
 
@@ -30,6 +30,10 @@ LARGEST_CHANGE = 0.7  # of a faint star's light
 BRIGHT_SIGMA = 20.0  # from here on stars are closed
 REACH_PX = 3  # of a little peak
 EDGE_PX = 0.7  # sigma of what softens the border of a peak that fades
+LINES, LINE = 8, 15  # directions, and pixels of half the picture's size
+LINE_CLIP_SIGMA = 3.0
+LINE_NOISE = 0.35  # of the mean along a line, at least: what fits beside each other have alike does not average out
+LEAST_NOISE = 1e-12
 ROUGH_CELL_PX = 32
 ROUGH_SIGMA = 0.25  # of a star's light: where claims scatter by more, they are a nebula's detail; by twice it, it stays
 
@@ -71,15 +75,47 @@ def _peaks(above: Image, difference: Image, noise: Image, psf: Psf, height_of_st
     rows, columns = np.nonzero((together == maximum_filter(together, 3)) & (together > 0))
     at = slice(None), rows, columns
     kernel = fit_kernel(psf)
-    fits = [laid_on(band, kernel) for band in difference]
-    least = np.maximum(np.nanmin(noise, axis=(1, 2)), 1e-12)
-    errors = np.array([noise_of(fit[np.isfinite(d)], kernel, n) for fit, d, n in zip(fits, difference, least)])
-    deep = np.nan_to_num(noise[at] / least[:, None], nan=1.0)  # as many frames saw it, or fewer
-    claimed, lacking = claims[at], np.stack(fits)[at]
-    by_stack, error = claimed + lacking, np.maximum(errors[:, None] * deep, 1e-12)
-    sigma = np.maximum((by_stack / error).max(0), by_stack.sum(0) / np.sqrt((error**2).sum(0)))
-    evenness = _evenness(together / np.linalg.norm(errors))[rows, columns]
-    return Peaks(rows, columns, claimed, lacking, sigma, evenness)
+    fits = np.stack([laid_on(band, kernel) for band in difference])
+    errors = _errors(fits, difference, noise, kernel)
+    standing = [(claim + fit) / error for claim, fit, error in zip(claims, fits, errors)]
+    if len(standing) > 1:
+        standing.append((together + fits.sum(0)) / np.sqrt((errors**2).sum(0)))
+    sigma = np.max([np.maximum(plane[rows, columns], _along_lines(plane, rows, columns)) for plane in standing], axis=0)
+    evenness = _evenness(together / np.sqrt((errors**2).sum(0)))[rows, columns]
+    return Peaks(rows, columns, claims[at], fits[at], sigma, evenness)
+
+
+def _errors(fits: Image, difference: Image, noise: Image, kernel: Image) -> Image:
+    """(bands, H, W): 1 sigma of such fits, more of it where fewer frames saw the sky."""
+    least = np.maximum(np.nanmin(noise, axis=(1, 2)), LEAST_NOISE)
+    rows = zip(fits, difference, least)
+    errors = np.float32([noise_of(fit[np.isfinite(band)], kernel, deepest) for fit, band, deepest in rows])
+    shallow = np.nan_to_num(noise / least[:, None, None], nan=1.0)
+    return np.maximum(errors[:, None, None] * shallow, LEAST_NOISE)
+
+
+def _along_lines(standing: Image, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Image:
+    """(peaks,): by how many sigma the best straight line through each place stands out of a plane of sigmas.
+
+    A filament is that, and may be nowhere as sure as a star. On half the pixels, which a line's width leaves alone.
+    """
+    size = tuple((n + 1) // 2 for n in standing.shape[::-1])
+    held = np.clip(standing, -LINE_CLIP_SIGMA, LINE_CLIP_SIGMA)  # or every star would draw a line
+    small = cv2.resize(held, size, interpolation=cv2.INTER_AREA)
+    best = np.full(len(rows), -np.inf, np.float32)
+    for angle_rad in np.arange(LINES) * np.pi / LINES:
+        along = cv2.filter2D(small, -1, _line(angle_rad))
+        best = np.maximum(best, along[rows // 2, columns // 2] / max(robust_scatter(along), LINE_NOISE))
+    return best
+
+
+def _line(angle_rad: float) -> Image:
+    """(LINE, LINE): a line through the middle, of unit sum."""
+    steps = np.arange(LINE) - LINE // 2
+    along = steps * np.cos(angle_rad) + steps[:, None] * np.sin(angle_rad)
+    across = steps[:, None] * np.cos(angle_rad) - steps * np.sin(angle_rad)
+    drawn = np.maximum(1 - np.abs(across), 0) * (np.abs(along) <= LINE // 2)
+    return (drawn / drawn.sum()).astype(np.float32)
 
 
 def _fading(peaks: Peaks, shape: tuple[int, int]) -> Image:
