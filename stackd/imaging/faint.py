@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from stackd.imaging.cells import cells_of, medians_of
+from stackd.imaging.photometry import FIT_RADIUS_PX
 from stackd.imaging.psf import Psf, target_otf
 from stackd.imaging.quality import MAD_TO_SIGMA, robust_scatter
 from stackd.imaging.skies import blur, splat, splat_otf
@@ -35,21 +36,24 @@ LINE_CLIP_SIGMA = 3.0
 LINE_NOISE = 0.35  # of the mean along a line, at least: what fits beside each other have alike does not average out
 LEAST_NOISE = 1e-12
 ROUGH_CELL_PX = 32
+SHAPE_ERROR = 0.02  # of a star's light, as wrongly as its shape is known
 ROUGH_SIGMA = 0.25  # of a star's light: where claims scatter by more, they are a nebula's detail; by twice it, it stays
 
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
     """The little peaks of a picture at rows, columns (peaks,): light that each band claims, light that it lacks by the
-    stack (bands, peaks), how many sigma it stands out by the stack, and how little of a nebula is around it (0 to 1).
+    stack (bands, peaks), how many sigma it stands out by the stack, in its best band and at all, and how far what the
+    stack says of it is to be trusted (0 to 1).
     """
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
     claimed: Image
     lacking: Image
+    sigma_in_band: Image
     sigma: Image
-    evenness: Image
+    trust: Image
 
 
 def settle_faint(
@@ -78,20 +82,34 @@ def _peaks(above: Image, difference: Image, noise: Image, psf: Psf, height_of_st
     fits = np.stack([laid_on(band, kernel) for band in difference])
     errors = _errors(fits, difference, noise, kernel)
     standing = [(claim + fit) / error for claim, fit, error in zip(claims, fits, errors)]
-    if len(standing) > 1:
-        standing.append((together + fits.sum(0)) / np.sqrt((errors**2).sum(0)))
+    in_band = np.max([plane[rows, columns] for plane in standing], axis=0)
+    error = np.sqrt((errors**2).sum(0))
+    standing.append((together + fits.sum(0)) / error)
     sigma = np.max([np.maximum(plane[rows, columns], _along_lines(plane, rows, columns)) for plane in standing], axis=0)
-    evenness = _evenness(together / np.sqrt((errors**2).sum(0)))[rows, columns]
-    return Peaks(rows, columns, claims[at], fits[at], sigma, evenness)
+    trust = _evenness(together / error) * _far_from_unseen(difference) * _beside_bright(above, psf, kernel, error)
+    return Peaks(rows, columns, claims[at], fits[at], in_band, sigma, trust[rows, columns])
 
 
 def _errors(fits: Image, difference: Image, noise: Image, kernel: Image) -> Image:
     """(bands, H, W): 1 sigma of such fits, more of it where fewer frames saw the sky."""
-    least = np.maximum(np.nanmin(noise, axis=(1, 2)), LEAST_NOISE)
-    rows = zip(fits, difference, least)
-    errors = np.float32([noise_of(fit[np.isfinite(band)], kernel, deepest) for fit, band, deepest in rows])
-    shallow = np.nan_to_num(noise / least[:, None, None], nan=1.0)
-    return np.maximum(errors[:, None, None] * shallow, LEAST_NOISE)
+    usual = np.maximum(np.nanmedian(noise, axis=(1, 2)), LEAST_NOISE)
+    rows = zip(fits, difference, usual)
+    errors = np.float32([noise_of(fit[np.isfinite(band)], kernel, level) for fit, band, level in rows])
+    relative = np.nan_to_num(noise / usual[:, None, None], nan=1.0)
+    return np.maximum(errors[:, None, None] * relative, np.float32(LEAST_NOISE))
+
+
+def _far_from_unseen(difference: Image) -> Image:
+    """(H, W): 1 where a fit has all of its pixels, 0 elsewhere: a fit to half a star says anything."""
+    seen = np.isfinite(difference).all(0).astype(np.uint8)
+    return cv2.erode(seen, np.ones((2 * FIT_RADIUS_PX + 1,) * 2, np.uint8)).astype(np.float32)
+
+
+def _beside_bright(above: Image, psf: Psf, kernel: Image, error: Image) -> Image:
+    """(H, W): 0 where stars are so bright that their shape, known to a share of SHAPE_ERROR, leaves peaks of 2 sigma in
+    the difference; 1 where it leaves less than 1."""
+    in_stack = blur(np.maximum(above.sum(0), 0), psf.otf(above.shape[1:]))
+    return np.clip(2 - SHAPE_ERROR * laid_on(in_stack, np.abs(kernel)) / error, 0, 1)
 
 
 def _along_lines(standing: Image, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Image:
@@ -122,7 +140,7 @@ def _fading(peaks: Peaks, shape: tuple[int, int]) -> Image:
     """(H, W): which share of what stands above the ground goes, around each peak that the stack does not confirm."""
     doubt = np.clip((STAR_SIGMA - peaks.sigma) / (STAR_SIGMA - NOISE_SIGMA), 0, 1)
     going, staying = np.zeros((2, *shape), np.float32)
-    going[peaks.rows, peaks.columns] = (1 - LEFT_OF_NOISE) * doubt * peaks.evenness
+    going[peaks.rows, peaks.columns] = (1 - LEFT_OF_NOISE) * doubt * peaks.trust
     staying[peaks.rows, peaks.columns] = doubt == 0
     around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * REACH_PX + 1,) * 2)
     share = cv2.dilate(going, around) * (1 - cv2.dilate(staying, around))
@@ -131,8 +149,8 @@ def _fading(peaks: Peaks, shape: tuple[int, int]) -> Image:
 
 def _gifts(peaks: Peaks) -> Image:
     """(bands, peaks): light that each faint star is given, or loses."""
-    faint = (peaks.sigma > STAR_SIGMA) & (peaks.sigma < BRIGHT_SIGMA)
-    sure = np.clip(peaks.sigma - STAR_SIGMA, 0, 1) * faint * peaks.evenness
+    faint = (peaks.sigma > STAR_SIGMA) & (peaks.sigma_in_band < BRIGHT_SIGMA)
+    sure = np.clip(peaks.sigma - STAR_SIGMA, 0, 1) * faint * peaks.trust
     claimed, by_stack = np.maximum(peaks.claimed, 0), np.maximum(peaks.claimed + peaks.lacking, 0)
     return BELIEVED * sure * np.clip(peaks.lacking, -LARGEST_CHANGE * claimed, LARGEST_CHANGE * by_stack)
 

@@ -96,9 +96,12 @@ def _worth_finding(light: Image, truth: Truth) -> NDArray[np.bool_]:
 
 
 def invented_per_mpx(light: Image, truth: Truth, ground: Ground | None = None) -> float:
-    """Peaks on empty sky that claim the flux of a star of 5 sigma or more, by an ideal stack's error."""
-    x, y, _ = peaks(light, None, ground or ground_of)
+    """Peaks on empty sky that claim the flux of a star of 5 sigma or more, by an ideal stack's error; NaN without any
+    empty sky."""
     empty = truth.empty() & _well_seen(light)
+    if not empty.any():
+        return np.nan
+    x, y, _ = peaks(light, None, ground or ground_of)
     claims = aperture_flux(light, x.astype(float), y.astype(float), CLAIM_RADIUS_PX, CLAIM_RING_PX)
     return float((empty[y, x] & (claims > CLAIM_SIGMA * truth.flux_error)).sum() / (empty.sum() / 1e6))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stackd.imaging import skies
+from stackd.imaging.judge import EDGE_PX
 
 SHAPE = (320, 320)
 NOISE = 8.0
@@ -33,7 +34,6 @@ def truth(metrics: ModuleType, rng: np.random.Generator):
     return metrics.Truth(sky.truth(2.0), sky, NOISE, 3 * NOISE, False)
 
 
-EDGE_PX = 10  # judge.py's
 SEEN = np.pad(np.ones((300, 300), bool), 10)
 
 
@@ -91,6 +91,13 @@ def test_invented_stars_are_counted(metrics: ModuleType, truth, rng: np.random.G
 
     assert before == 0
     assert after == pytest.approx(len(row) / (empty[EDGE_PX:-EDGE_PX, EDGE_PX:-EDGE_PX].sum() / 1e6), rel=0.01)
+
+
+def test_a_picture_without_empty_sky_tells_nothing_of_invented_stars(metrics: ModuleType, truth) -> None:
+    """Neither none nor many."""
+    light = np.where(np.arange(SHAPE[1]) % 15 > 0, truth.planes[0], np.nan)
+
+    assert np.isnan(metrics.invented_per_mpx(light, truth))
 
 
 @pytest.mark.parametrize("claimed", [0.5, 1.0])

@@ -1,5 +1,6 @@
 """Faint peaks of a restored picture, settled by the plain stack: noise fades, stars stay, nothing else moves."""
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -96,6 +97,24 @@ def test_a_false_peak_takes_no_star_with_it() -> None:
     assert height(after) > 0.85 * height(picture)
 
 
+def test_a_star_is_given_no_more_than_a_part_of_what_the_stack_says() -> None:
+    """The stack shows 10 sigma where the picture has one: it may be a fit's mistake."""
+    claimed, true = drawn(1 * SIGMA), drawn(10 * SIGMA)
+
+    after = settled(claimed[None], in_stack(10 * SIGMA)[None])[0]
+
+    assert height(after) == pytest.approx(height(claimed) + 0.5 * LARGEST_CHANGE * height(true), rel=0.02)
+
+
+def test_a_star_that_may_be_noise_is_given_less() -> None:
+    """Of 4.5 sigma, half as sure as one of 5 or more."""
+    claimed, true = drawn(0.6 * 4.5 * SIGMA), drawn(4.5 * SIGMA)
+
+    after = settled(claimed[None], in_stack(4.5 * SIGMA)[None])[0]
+
+    assert height(after) == pytest.approx(0.75 * height(claimed) + 0.25 * height(true), rel=0.02)
+
+
 def test_brighter_stars_are_not_given_light() -> None:
     """Of 30 sigma, a tenth too faint: those are closed, by apertures and fits."""
     dimmed = drawn(0.9 * 30 * SIGMA)
@@ -129,6 +148,80 @@ def test_a_nebulas_detail_is_left_alone(in_the_stack: float) -> None:
     after = settled(picture, 200 + in_the_stack * knots[None])
 
     assert np.abs(after - picture).max() < 0.1 * np.ptp(picture)
+
+
+def test_a_filament_stays_where_no_place_of_it_is_sure() -> None:
+    """A slanted line, some 2 sigma of a star at each place, under a stack's real noise: most of it stays, and would
+    not were each place asked alone."""
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]].astype(np.float32)
+    line = np.exp(-0.5 * ((0.8 * (rows - ROW) - 0.6 * (columns - COLUMN)) / 1.2) ** 2)
+    on_line = line > 0.8
+    light = 6.0 * reblurred(line, KERNEL) / reblurred(line, KERNEL).max()
+    rng = np.random.default_rng(5)
+    stack = light + rng.normal(0, NOISE, SHAPE).astype(np.float32)
+    grain = cv2.GaussianBlur(rng.normal(0, 1, SHAPE).astype(np.float32), (0, 0), 1.2)
+    picture = 8.0 * line * (1 + grain)
+
+    after = settled(picture[None], stack[None])[0]
+
+    assert after[on_line].mean() > 0.9 * picture[on_line].mean()
+
+
+def test_a_star_draws_no_line() -> None:
+    """A peak of noise 10 px beside a star of 15 sigma is no filament: it fades."""
+    star, invented = drawn(15 * SIGMA, ROW, COLUMN + 10), drawn(3 * SIGMA)
+
+    after = settled((star + invented)[None], in_stack(15 * SIGMA, ROW, COLUMN + 10)[None])[0]
+
+    assert height(after) == pytest.approx(LEFT_OF_NOISE * height(invented), rel=0.05)
+
+
+def test_rings_that_a_wrong_star_shape_leaves_say_nothing() -> None:
+    """Around a star of 5000 sigma, a twentieth wider than told, nothing fades and nothing is given light."""
+    wide = Psf(1.05 * STARS.fwhm_px, STARS.beta)
+    points = splat(SHAPE, np.array([float(COLUMN)]), np.array([float(ROW)]), np.array([5000 * SIGMA]))
+    stack = blur(points, wide.otf(SHAPE) / splat_otf(SHAPE))
+    bumps = [drawn(2 * SIGMA, ROW + y, COLUMN + x) for y, x in ((8, 0), (0, -7), (-6, 5), (4, 9))]
+    picture = drawn(5000 * SIGMA) + sum(bumps)
+
+    change = np.abs(settled(picture[None], stack[None])[0] - picture)
+
+    assert change[ROW - 12 : ROW + 13, COLUMN - 12 : COLUMN + 13].max() < 0.1 * bumps[0].max()
+
+
+def test_a_border_of_unseen_pixels_says_nothing() -> None:
+    """A peak so near it that a fit lacks pixels: as it was, where it would fade elsewhere."""
+    picture = drawn(4 * SIGMA)[None]
+    stack, noise = np.zeros_like(picture), np.full_like(picture, NOISE)
+    stack[:, :, : COLUMN - 5] = noise[:, :, : COLUMN - 5] = np.nan
+
+    after = settle_faint(picture, stack, np.stack([reblurred(picture[0], KERNEL)]), noise, STARS, TARGET_PX)
+
+    assert height(after[0]) == pytest.approx(height(picture[0]), rel=0.001)
+
+
+@pytest.mark.parametrize("share_of_few", [0.2, 0.8])
+def test_where_fewer_frames_saw_the_sky_more_is_needed(share_of_few: float) -> None:
+    """Two frames instead of eight on some columns, so twice the noise there: peaks of 6 of the depth's own sigma stay
+    and of 1 fade, on both sides alike, whichever of them is the larger."""
+    rng = np.random.default_rng(8)
+    noise = np.full((1, *SHAPE), NOISE, np.float32)
+    noise[:, :, : int(share_of_few * SHAPE[1])] *= 2
+    stack = rng.normal(0, noise).astype(np.float32)
+    places = [(row, column) for row in range(15, 140, 30) for column in (10, 20, 140, 150)]
+    picture = np.zeros(SHAPE, np.float32)
+    for number, (row, column) in enumerate(places):
+        sigma = SIGMA * noise[0, row, column] / NOISE
+        picture += drawn((6 if number % 2 else 1) * sigma, row, column)
+        stack[0] += in_stack((6 if number % 2 else 0) * sigma, row, column)
+
+    after = settle_faint(
+        picture[None], stack, np.stack([reblurred(picture, KERNEL)]), noise, STARS, TARGET_PX
+    )[0]  # fmt: skip
+
+    left = np.array([after[place] / picture[place] for place in places])
+    assert (left[1::2] > 0.75).mean() > 0.8
+    assert np.median(left[0::2]) < LEFT_OF_NOISE + 0.1
 
 
 def test_unseen_pixels_do_not_spread() -> None:
