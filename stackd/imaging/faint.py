@@ -28,7 +28,7 @@ NOISE_SIGMA, STAR_SIGMA = 2.0, 4.0  # up to the one a peak passes for noise, fro
 LEFT_OF_NOISE = 0.3  # of a peak that passes for noise; without that, faint detail would go, too
 BELIEVED = 0.5  # of what the stack says that a faint star lacks or has too much
 LARGEST_CHANGE = 0.7  # of a faint star's light
-BRIGHT_SIGMA = 20.0  # from here on stars are closed
+BRIGHT_SIGMA = 20.0  # from here on closing alone tells
 REACH_PX = 3  # of a little peak
 EDGE_PX = 0.7  # sigma of what softens the border of a peak that fades
 LINES, LINE = 8, 15  # directions, and pixels of half the picture's size
@@ -36,15 +36,17 @@ LINE_CLIP_SIGMA = 3.0
 LINE_NOISE = 0.35  # of the mean along a line, at least: what fits beside each other have alike does not average out
 LEAST_NOISE = 1e-12
 ROUGH_CELL_PX = 32
-SHAPE_ERROR = 0.02  # of a star's light, as wrongly as its shape is known
+# Sigma of stars' light under a fit, up to which it is believed, and by twice of which not at all. Star shapes are known
+# to a per cent or two: light that is given could be a ring around a bright star. What fades there mostly is one.
+MOST_GLARE_TO_GIVE, MOST_GLARE_TO_FADE = 50.0, 500.0
 ROUGH_SIGMA = 0.25  # of a star's light: where claims scatter by more, they are a nebula's detail; by twice it, it stays
 
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
     """The little peaks of a picture at rows, columns (peaks,): light that each band claims, light that it lacks by the
-    stack (bands, peaks), how many sigma it stands out by the stack, in its best band and at all, and how far what the
-    stack says of it is to be trusted (0 to 1).
+    stack (bands, peaks), how many sigma it stands out by the stack, in its best band and at all, by how many of them
+    the light of stars adds up there, and how far a fit may be trusted for what else lies around (0 to 1).
     """
 
     rows: NDArray[np.intp]
@@ -53,6 +55,7 @@ class Peaks:
     lacking: Image
     sigma_in_band: Image
     sigma: Image
+    glare: Image
     trust: Image
 
 
@@ -86,8 +89,9 @@ def _peaks(above: Image, difference: Image, noise: Image, psf: Psf, height_of_st
     error = np.sqrt((errors**2).sum(0))
     standing.append((together + fits.sum(0)) / error)
     sigma = np.max([np.maximum(plane[rows, columns], _along_lines(plane, rows, columns)) for plane in standing], axis=0)
-    trust = _evenness(together / error) * _far_from_unseen(difference) * _beside_bright(above, psf, kernel, error)
-    return Peaks(rows, columns, claims[at], fits[at], in_band, sigma, trust[rows, columns])
+    glare = _light_under(kernel, above, psf) / error
+    trust = _evenness(together / error) * _far_from_unseen(difference)
+    return Peaks(rows, columns, claims[at], fits[at], in_band, sigma, glare[rows, columns], trust[rows, columns])
 
 
 def _errors(fits: Image, difference: Image, noise: Image, kernel: Image) -> Image:
@@ -105,11 +109,11 @@ def _far_from_unseen(difference: Image) -> Image:
     return cv2.erode(seen, np.ones((2 * FIT_RADIUS_PX + 1,) * 2, np.uint8)).astype(np.float32)
 
 
-def _beside_bright(above: Image, psf: Psf, kernel: Image, error: Image) -> Image:
-    """(H, W): 0 where stars are so bright that their shape, known to a share of SHAPE_ERROR, leaves peaks of 2 sigma in
-    the difference; 1 where it leaves less than 1."""
+def _light_under(kernel: Image, above: Image, psf: Psf) -> Image:
+    """(H, W): what a fit laid there has to weigh of all stars' light as the stack shows it: a share of that is wrong
+    where stars are not shaped as they are told to be."""
     in_stack = blur(np.maximum(above.sum(0), 0), psf.otf(above.shape[1:]))
-    return np.clip(2 - SHAPE_ERROR * laid_on(in_stack, np.abs(kernel)) / error, 0, 1)
+    return laid_on(in_stack, np.abs(kernel))
 
 
 def _along_lines(standing: Image, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Image:
@@ -139,8 +143,9 @@ def _line(angle_rad: float) -> Image:
 def _fading(peaks: Peaks, shape: tuple[int, int]) -> Image:
     """(H, W): which share of what stands above the ground goes, around each peak that the stack does not confirm."""
     doubt = np.clip((STAR_SIGMA - peaks.sigma) / (STAR_SIGMA - NOISE_SIGMA), 0, 1)
+    clear = np.clip(2 - peaks.glare / MOST_GLARE_TO_FADE, 0, 1)
     going, staying = np.zeros((2, *shape), np.float32)
-    going[peaks.rows, peaks.columns] = (1 - LEFT_OF_NOISE) * doubt * peaks.trust
+    going[peaks.rows, peaks.columns] = (1 - LEFT_OF_NOISE) * doubt * peaks.trust * clear
     staying[peaks.rows, peaks.columns] = doubt == 0
     around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * REACH_PX + 1,) * 2)
     share = cv2.dilate(going, around) * (1 - cv2.dilate(staying, around))
@@ -150,7 +155,8 @@ def _fading(peaks: Peaks, shape: tuple[int, int]) -> Image:
 def _gifts(peaks: Peaks) -> Image:
     """(bands, peaks): light that each faint star is given, or loses."""
     faint = (peaks.sigma > STAR_SIGMA) & (peaks.sigma_in_band < BRIGHT_SIGMA)
-    sure = np.clip(peaks.sigma - STAR_SIGMA, 0, 1) * faint * peaks.trust
+    clear = np.clip(2 - peaks.glare / MOST_GLARE_TO_GIVE, 0, 1)
+    sure = np.clip(peaks.sigma - STAR_SIGMA, 0, 1) * faint * peaks.trust * clear
     claimed, by_stack = np.maximum(peaks.claimed, 0), np.maximum(peaks.claimed + peaks.lacking, 0)
     return BELIEVED * sure * np.clip(peaks.lacking, -LARGEST_CHANGE * claimed, LARGEST_CHANGE * by_stack)
 

@@ -176,17 +176,30 @@ def test_a_star_draws_no_line() -> None:
     assert height(after) == pytest.approx(LEFT_OF_NOISE * height(invented), rel=0.05)
 
 
-def test_rings_that_a_wrong_star_shape_leaves_say_nothing() -> None:
-    """Around a star of 5000 sigma, a twentieth wider than told, nothing fades and nothing is given light."""
+def test_rings_that_a_wrong_star_shape_leaves_are_given_nothing() -> None:
+    """Around a star of 5000 sigma that is a twentieth wider than told."""
     wide = Psf(1.05 * STARS.fwhm_px, STARS.beta)
     points = splat(SHAPE, np.array([float(COLUMN)]), np.array([float(ROW)]), np.array([5000 * SIGMA]))
     stack = blur(points, wide.otf(SHAPE) / splat_otf(SHAPE))
     bumps = [drawn(2 * SIGMA, ROW + y, COLUMN + x) for y, x in ((8, 0), (0, -7), (-6, 5), (4, 9))]
     picture = drawn(5000 * SIGMA) + sum(bumps)
 
-    change = np.abs(settled(picture[None], stack[None])[0] - picture)
+    change = settled(picture[None], stack[None])[0] - picture
 
     assert change[ROW - 12 : ROW + 13, COLUMN - 12 : COLUMN + 13].max() < 0.1 * bumps[0].max()
+
+
+def test_closest_to_the_brightest_stars_nothing_fades() -> None:
+    """4 px beside one of 20,000 sigma, whose wings in the stack are a twentieth too narrow: a star of 50 sigma."""
+    narrow = Psf(0.95 * STARS.fwhm_px, STARS.beta)
+    both = np.array([float(COLUMN), COLUMN + 4.0]), np.array([float(ROW), float(ROW)])
+    points = splat(SHAPE, *both, np.array([20_000, 50]) * SIGMA)
+    stack = blur(points, narrow.otf(SHAPE) / splat_otf(SHAPE))
+    picture = drawn(20_000 * SIGMA) + drawn(50 * SIGMA, ROW, COLUMN + 4)
+
+    after = settled(picture[None], stack[None])[0]
+
+    assert after[ROW, COLUMN + 4] > 0.95 * picture[ROW, COLUMN + 4]
 
 
 def test_a_border_of_unseen_pixels_says_nothing() -> None:
